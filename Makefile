@@ -1,0 +1,69 @@
+# make demo    trace one answer of SmolLM2-135M, print what led to it, draw it in demo/
+# make test    run every test: first the fast ones, then those that run a real model
+# make check   format, lint, types and the fast tests (what to run before a commit)
+# make docs    write the command line reference again
+# make clean   remove the environment and everything that was made here
+#
+# Another Python: make demo PYTHON=python3.12
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+TORCH := $(shell grep '^torch==' constraints.txt)
+
+export PIP_NO_INPUT := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check docs clean
+.NOTPARALLEL:
+
+help:
+	@sed -n '/^# make/s/^# //p' Makefile
+
+demo: $(VENV)/.installed
+	$(BIN)/lucida trace 'The opposite of "small" is "' \
+		--model smollm2-135m \
+		--out demo/opposite-of-small.graph.safetensors \
+		--picture demo/opposite-of-small.svg \
+		--picture demo/opposite-of-small.png
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m real
+
+check: $(VENV)/.installed-dev
+	scripts/check
+
+docs: $(VENV)/.installed
+	$(BIN)/python scripts/cli_reference.py docs/cli.md
+
+clean:
+	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .hypothesis
+	find lucida tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
+
+# A stamp is touched only after everything before it succeeded, so a broken installation is mended
+# by running the same command again.
+
+$(VENV)/.created:
+	@"$(PYTHON)" -c '' 2>/dev/null || { \
+		echo "error: $(PYTHON) does not run here; install Python 3.11 or newer, or name one: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "error: $(PYTHON) is $$("$(PYTHON)" -V 2>&1), 3.11 or newer is needed; name one: make PYTHON=python3.12" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv, ensurepip' 2>/dev/null || { \
+		echo "error: $(PYTHON) has no venv module; install it (Debian, Ubuntu: apt install python3-venv)" >&2; exit 1; }
+	"$(PYTHON)" -m venv --clear $(VENV)
+	@touch $@
+
+# torch comes first and by itself: when a CPU build is on offer beside the ordinary one, pip takes it.
+$(VENV)/.torch: $(VENV)/.created constraints.txt
+	$(PIP) install --quiet "$(TORCH)"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+	@touch $(VENV)/.installed $@

@@ -1,0 +1,102 @@
+"""`lucida models`: which models are known, what each can do, and the copies on this machine."""
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lucida.cli.options import as_json, fetch_options, output_options
+from lucida.cli.screen import progress, show_json, show_table, size
+
+if TYPE_CHECKING:
+    from lucida.models.cache import CachedModel
+    from lucida.models.registry import ModelEntry
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def models(ctx: click.Context) -> None:
+    """List the known models; fetch or remove one."""
+    if ctx.invoked_subcommand is None:
+        ctx.invoke(list_)
+
+
+@models.command("list")
+@as_json
+@click.option("--all", "everything", is_flag=True, help="Everything that was measured of each model.")
+def list_(as_json: bool = False, everything: bool = False) -> None:
+    """List the known models: family, size, licence, whether it is here, sources, what it can do.
+
+    A model that is not listed is given as a folder, a .gguf file or a hub id.
+    """
+    from lucida.models.cache import cached_models
+    from lucida.models.registry import REGISTRY
+
+    here: dict[str, list[CachedModel]] = {}
+    for copy in cached_models():
+        here.setdefault(copy.name, []).append(copy)
+    if as_json:
+        show_json([_document(entry, here.pop(name, [])) for name, entry in REGISTRY.items()])
+        return
+    rows = [_row(entry, here.pop(name, []), everything=everything) for name, entry in REGISTRY.items()]
+    show_table("", ("name", "family", "size", "licence", "here", "source", "what it can do"), rows)
+    if here:
+        others = [(name, copy.dtype, size(copy.size), copy.source) for name in here for copy in here[name]]
+        show_table("Also in the cache", ("name", "dtype", "size", "source"), others)
+
+
+def _row(entry: "ModelEntry", copies: "list[CachedModel]", *, everything: bool) -> tuple[str, ...]:
+    abilities = entry.abilities if everything else entry.abilities[:3]
+    more = len(entry.abilities) - len(abilities)
+    return (
+        entry.name,
+        entry.family,
+        f"{entry.parameters / 1e6:,.0f} M ({entry.shape})",
+        entry.licence,
+        ", ".join(copy.dtype or "hub" for copy in copies) or "no",
+        "\n".join(s.description + (" (unverified)" if s.unverified else "") for s in entry.sources),
+        "\n".join([entry.description, *abilities, *([f"and {more} more (--all)"] if more > 0 else [])]),
+    )
+
+
+def _document(entry: "ModelEntry", copies: "list[CachedModel]") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {**asdict(entry), "here": [asdict(copy) for copy in copies]}
+
+
+@models.command()
+@click.argument("name")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="The type that converted weights are kept in.",
+)
+@fetch_options
+@output_options
+def fetch(name: str, dtype: Any, offline: bool, allow_unverified: bool, quiet: bool, as_json: bool) -> None:
+    """Fetch the model NAME (also a hub id or a .gguf file), check it and keep it."""
+    from lucida.models.fetch import locate
+
+    with progress(quiet=quiet) as report:
+        found = locate(name, dtype=dtype, offline=offline, allow_unverified=allow_unverified, progress=report)
+    if as_json:
+        show_json({"folder": found.folder, "source": found.source, "sha256": found.sha256})
+        return
+    click.echo(f"{name} is in {found.folder} (from {found.source})")
+
+
+@models.command()
+@click.argument("name")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Only this copy.  [default: all]")
+@output_options
+def remove(name: str, dtype: str | None, quiet: bool, as_json: bool) -> None:
+    """Delete our copies of the model NAME; those in the Hugging Face cache stay."""
+    from lucida.models.cache import remove_cached
+
+    freed = remove_cached(name, dtype=dtype)
+    if as_json:
+        show_json({"removed": name, "bytes": freed})
+    elif not quiet:
+        click.echo(f"removed {name}: {size(freed)}")

@@ -1,0 +1,152 @@
+"""A model and its dictionaries in one object: trace, intervene, read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from lucida.attribution import trace
+from lucida.dictionaries import Dictionary, check_fits, load_dictionary
+from lucida.graph import Graph
+from lucida.interventions import Change, Key, Mode, Outcome, TokenProbability, intervene
+from lucida.labels import label_features
+from lucida.models.load import load_model
+from lucida.models.model import Model, PromptLike
+from lucida.models.registry import find_entry, is_known
+from lucida.progress import Progress, silent
+from lucida.targets import TargetLike
+
+
+class Microscope:
+    """A model and the features it is seen through.
+
+    Example::
+
+        scope = Microscope("smollm2-135m")
+        graph = scope.trace('The opposite of "small" is "')
+        print(graph.scores())
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Model = "smollm2-135m",
+        dictionaries: str | Path | Dictionary | None = None,
+        *,
+        dtype: str = "float32",
+        device: str = "cpu",
+        offline: bool = False,
+        allow_unverified: bool = False,
+        progress: Progress | None = None,
+    ) -> None:
+        """Load a model (registry name, folder, ``.gguf`` file or hub id) and its features.
+
+        `dictionaries` is a folder, a loaded Dictionary or "neurons" (the model's own MLP neurons, no
+        training needed); None takes the registry's trained dictionary if there is one, else neurons.
+
+        Raises ModelError, FetchError or DictionaryError, one line each.
+        """
+        self.progress: Progress = progress or silent
+        if isinstance(model, Model):
+            self.model = model
+        else:
+            self.model = load_model(
+                model,
+                dtype=dtype,
+                device=device,
+                offline=offline,
+                allow_unverified=allow_unverified,
+                progress=self.progress,
+            )
+        if dictionaries is None and isinstance(model, str) and is_known(model):
+            trained = find_entry(model).dictionaries
+            dictionaries = trained[0] if trained else None
+        self.dictionary = self._open(dictionaries)
+
+    def _open(self, dictionaries: str | Path | Dictionary | None) -> Dictionary | None:
+        if dictionaries is None or dictionaries == "neurons":
+            return None
+        if isinstance(dictionaries, Dictionary):
+            found = dictionaries
+        else:
+            found = load_dictionary(Path(dictionaries), n_layers=self.model.n_layers)
+        check_fits(found, self.model.n_layers, self.model.d_model, _known_name(self.model, found))
+        return found if self.model.device.type == "cpu" else found.to(self.model.device)
+
+    def trace(
+        self,
+        prompt: PromptLike,
+        targets: Sequence[TargetLike] | TargetLike | None = None,
+        *,
+        position: int = -1,
+        max_targets: int = 10,
+        target_mass: float = 0.95,
+        max_nodes: int | None | Literal["default"] = "default",
+        sink_positions: int = 1,
+        dtype: str = "float32",
+        progress: Progress | None = None,
+    ) -> Graph:
+        """The attribution graph of what the model says next.
+
+        `prompt` is a text, chat messages or token ids. `targets` are tokens (text or id), a pair (A, B)
+        for the difference of two logits, or a list of these; None takes the top tokens up to
+        `target_mass` of the probability, at most `max_targets`. `position` is where the answer is read.
+        `max_nodes` bounds the features that are expanded ("default": 4096, or 256 neurons; None: all).
+        The MLPs of the first `sink_positions` positions are constants. `dtype` is the type of the
+        products, "float32" or "bfloat16".
+
+        Raises PromptError for a prompt or target that cannot be traced, DictionaryError when no
+        feature is active.
+        """
+        graph = trace(
+            self.model,
+            self.dictionary,
+            prompt,
+            targets,
+            position=position,
+            max_targets=max_targets,
+            target_mass=target_mass,
+            max_nodes=max_nodes,
+            sink_positions=sink_positions,
+            dtype=dtype,
+            progress=progress or self.progress,
+        )
+        return label_features(self.model, self.dictionary, graph)
+
+    def intervene(
+        self,
+        prompt: PromptLike,
+        edits: Mapping[Key, Change],
+        *,
+        mode: Mode = "free",
+        layers: tuple[int, int] | None = None,
+        attention: Literal["frozen", "live"] | None = None,
+    ) -> Outcome:
+        """Run `prompt` with features changed. See `lucida.interventions.intervene`."""
+        return intervene(
+            self.model, self.dictionary, prompt, edits, mode=mode, layers=layers, attention=attention
+        )
+
+    def top_tokens(self, prompt: PromptLike, count: int = 10) -> list[TokenProbability]:
+        """What the model says next, most probable first."""
+        tokens = self.model.tokenize(prompt)
+        with torch.no_grad():
+            ids = torch.tensor([tokens.tokens], device=self.model.device)
+            logits = self.model.hf(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].double()
+        top = torch.softmax(logits, -1).topk(min(count, self.model.d_vocab))
+        return [
+            TokenProbability(int(i), self.model.token_text(int(i)), float(p))
+            for p, i in zip(top.values, top.indices, strict=True)
+        ]
+
+
+def _known_name(model: Model, dictionary: Dictionary) -> str | None:
+    """The name to hold a dictionary's against: the registry's or the hub's for a model that has one.
+
+    A folder of weights may be called anything, so that only shapes are compared."""
+    if not is_known(model.name):
+        return None
+    entry = find_entry(model.name)
+    aliases = [entry.name, *(source.names[0] for source in entry.sources if source.kind == "hub")]
+    wanted = (dictionary.model_name or "").rsplit("/", 1)[-1].casefold()
+    return next((a for a in aliases if a.rsplit("/", 1)[-1].casefold() == wanted), aliases[-1])

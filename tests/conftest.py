@@ -1,0 +1,95 @@
+"""Tiny random models of every family and tiny random dictionaries: most laws are tested on these."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+BASE = {
+    "vocab_size": 97,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": None,
+}
+SLIDING = {"sliding_window": 4}
+GEMMA = BASE | SLIDING | {"head_dim": 8, "query_pre_attn_scalar": 8}
+NEOX = {k: v for k, v in BASE.items() if k != "num_key_value_heads"}
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("LlamaConfig", BASE | {"head_dim": 8}),
+    "llama_biased": ("LlamaConfig", BASE | {"attention_bias": True, "mlp_bias": False}),
+    "mistral": ("MistralConfig", BASE | SLIDING | {"head_dim": 8}),
+    "qwen2": ("Qwen2Config", BASE),
+    "qwen3": ("Qwen3Config", BASE | {"head_dim": 8}),
+    "gemma2": ("Gemma2Config", GEMMA),
+    "gemma3": ("Gemma3TextConfig", GEMMA),
+    "olmo2": ("Olmo2Config", BASE),
+    "phi3": ("Phi3Config", BASE | {"pad_token_id": 0}),
+    "phi": ("PhiConfig", BASE),
+    "gpt2": (
+        "GPT2Config",
+        {"vocab_size": 97, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64,
+         "bos_token_id": 1, "eos_token_id": 2},
+    ),
+    "gpt_neox": ("GPTNeoXConfig", NEOX),
+    "gpt_neox_sequential": ("GPTNeoXConfig", NEOX | {"use_parallel_residual": False}),
+    "mixtral": ("MixtralConfig", BASE | {"num_local_experts": 4, "head_dim": 8}),
+    "qwen3_moe": (
+        "Qwen3MoeConfig",
+        BASE | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
+    ),
+}  # fmt: skip
+DENSE_FAMILIES = [name for name in FAMILIES if name not in ("mixtral", "qwen3_moe")]
+
+
+def build_hf(family: str, seed: int = 0) -> Any:
+    """A tiny random Hugging Face model of a family, biases and norm weights random too."""
+    import transformers
+
+    config_class, arguments = FAMILIES[family]
+    config = getattr(transformers, config_class)(**arguments)
+    torch.manual_seed(seed)
+    hf = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter += 0.15 * torch.randn_like(parameter)
+    hf.config.architectures = [type(hf).__name__]
+    return hf.requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> Callable[[str], Any]:
+    """`tiny_model(family)` -> Model, one for each family and session."""
+    from lucida.models.model import Model
+
+    built: dict[str, Any] = {}
+
+    def get(family: str) -> Any:
+        if family not in built:
+            built[family] = Model(build_hf(family), name=f"tiny-{family}")
+        return built[family]
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def golden_folder() -> Path:
+    """Graphs that circuit-tracer computed, beside the project."""
+    folder = SHARED / "golden"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/golden beside the project")
+    return folder
