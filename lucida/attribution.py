@@ -14,6 +14,7 @@ from torch import Tensor
 from lucida.dictionaries import Dictionary
 from lucida.errors import LucidaError
 from lucida.graph import KINDS, Graph, NodeTable, node_influence
+from lucida.labels import label_features
 from lucida.models.linear import FrozenModel
 from lucida.models.model import Model, PromptLike
 from lucida.models.recording import record
@@ -100,6 +101,7 @@ def trace(
     )
     metadata = _metadata(model, dictionary, settings, chosen, replacement, expansion)
     graph = assemble(replacement, expansion, chosen, at, metadata)
+    graph = label_features(model, dictionary, graph, logits)
     graph.metadata["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
     return graph
 

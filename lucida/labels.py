@@ -1,12 +1,10 @@
-"""A first label for every important feature, from the trace alone: what excites it, what it promotes.
+"""A first label for every important feature, from the trace alone: what excites it, what it says here.
 
-No corpus and no judge: a feature reads the prompt token whose embedding drives it most, and says the
-common words that its decoder promotes most. Rare tokens have odd norms and win any plain ranking (docs/method.md),
-so effects are centred, divided by the token's norm, and only words early in the vocabulary count:
-merge order is the one trace of frequency that every tokenizer carries.
+No corpus and no judge. A feature reads the prompt tokens whose embeddings drive it most. What it promotes
+is read only where it can speak (at the target's position, in the upper half of the model), and only among the
+tokens that the model itself finds plausible there: over a whole vocabulary rare tokens with odd norms win
+every plain ranking. Effects are centred over these candidates, so a feature that raises all of them alike says nothing.
 """
-
-from functools import lru_cache
 
 import numpy as np
 import torch
@@ -19,36 +17,62 @@ from lucida.models.model import Model
 
 LABELLED = 256
 """How many features get a label, the most influential first."""
-COMMON_SHARE = 0.4
-"""Words count as common in this share of the vocabulary, by merge order."""
+CANDIDATES = 48
+"""How many of the most probable next tokens a feature may be said to promote."""
 WORDS = 2
 LATE = 0.5
-"""Features in this upper part of the model are labelled by what they say first."""
+"""Features in this upper part of the model may be labelled by what they say."""
+CLEAR = 1.5
+"""A token is named when its effect is this many standard deviations from the mean over the candidates."""
 
 
 @torch.no_grad()
 def label_features(
-    model: Model, dictionary: Dictionary | None, graph: Graph, *, count: int = LABELLED
+    model: Model,
+    dictionary: Dictionary | None,
+    graph: Graph,
+    logits: Float[Tensor, " d_vocab"],
+    *,
+    count: int = LABELLED,
 ) -> Graph:
-    """A copy of `graph` whose most influential features carry a label such as ``small ⇒ large, big``.
+    """A copy of `graph` whose most influential features carry a label.
 
-    Left of the arrow stands the prompt token that excites the feature most, right of it the common
-    words it promotes most at the output. Without a tokenizer the graph is returned as it is.
+    ``small, opposite`` are the prompt tokens that excite it; ``say large, big`` or ``not small`` is what it
+    does to the plausible next tokens, given by `logits` at the target's position. Without a tokenizer the graph
+    is returned as it is.
     """
-    if model.tokenizer is None:
+    table = graph.nodes
+    features = np.flatnonzero(table.is_kind("feature"))
+    features = features[np.argsort(-table.influence[features], kind="stable")][:count]
+    if model.tokenizer is None or len(features) == 0:
         return graph
-    features = np.flatnonzero(graph.nodes.is_kind("feature"))
-    features = features[np.argsort(-graph.nodes.influence[features], kind="stable")][:count]
-    if len(features) == 0:
-        return graph
-    said = _promoted_words(model, _directions(model, dictionary, graph, features))
     read = _exciting_tokens(graph, features)
-    labels = {}
-    for index, tokens, words in zip(features.tolist(), read, said, strict=True):
-        late = graph.nodes.layer[index] >= LATE * model.n_layers
-        spoken = ", ".join(words)
-        labels[index] = f"{tokens} ⇒ {spoken}" if not late else f"say {spoken} ({tokens})"
+    at = table.position[table.is_kind("logit")][0]
+    speaks = (table.position[features] == at) & (table.layer[features] >= LATE * model.n_layers)
+    said = _spoken(model, _directions(model, dictionary, graph, features[speaks]), logits)
+    labels = dict(zip(features.tolist(), read, strict=True))
+    labels |= {index: words for index, words in zip(features[speaks].tolist(), said, strict=True) if words}
     return graph.with_labels(labels)
+
+
+def _spoken(
+    model: Model, directions: Float[Tensor, "feature d_model"], logits: Float[Tensor, " d_vocab"]
+) -> list[str]:
+    """``say a, b`` or ``not a, b`` by the stronger side of each feature's centred effects; "" if unclear."""
+    candidates = logits.topk(min(CANDIDATES, len(logits))).indices
+    rows, _ = model.unembedding(candidates)
+    effects = directions @ (rows * model.final_norm.weight).T
+    effects = effects - effects.mean(1, keepdim=True)
+    effects = effects / effects.std(1, keepdim=True).clamp_min(1e-12)
+    texts = [model.token_text(int(token)).strip() for token in candidates]
+    result = []
+    for effect in effects:
+        up = bool(effect.max() >= -effect.min())
+        order = effect.argsort(descending=up).tolist()
+        clear = [texts[i] for i in order[: 2 * WORDS] if abs(float(effect[i])) >= CLEAR and texts[i]]
+        words = list(dict.fromkeys(clear))[:WORDS]
+        result.append(f"{'say' if up else 'not'} {', '.join(words)}" if words else "")
+    return result
 
 
 def _directions(
@@ -74,49 +98,16 @@ def _directions(
     return directions * sign[:, None]
 
 
-def _promoted_words(model: Model, directions: Float[Tensor, "feature d_model"]) -> list[list[str]]:
-    words, texts = _common_words(model)
-    rows, _ = model.unembedding(words)
-    rows = rows * model.final_norm.weight
-    rows = rows / (rows.norm(dim=1, keepdim=True) + rows.norm(dim=1).median())
-    result = []
-    for best in (directions @ rows.T).topk(min(12, len(texts)), dim=1).indices.tolist():
-        distinct: dict[str, str] = {}
-        for i in best:
-            distinct.setdefault(texts[i].casefold().rstrip("s"), texts[i])
-        result.append(list(distinct.values())[:WORDS])
-    return result
-
-
-@lru_cache(maxsize=4)
-def _common_words(model: Model) -> tuple[Tensor, list[str]]:
-    """Ids of the words that may appear in a label, and how they read."""
-    size = int(len(model.tokenizer) * COMMON_SHARE)
-    raw = model.tokenizer.convert_ids_to_tokens(list(range(size)))
-    special = set(model.tokenizer.all_special_ids)
-    kept: list[int] = []
-    texts: list[str] = []
-    for token, piece in enumerate(raw):
-        # Byte-level and SentencePiece vocabularies mark the start of a word by these two signs.
-        word = (piece or "").lstrip("\u0120\u2581")
-        starts = word != piece
-        if token not in special and word.isascii() and word.isalpha() and (len(word) > 2 or starts) and len(word) > 1:
-            kept.append(token)
-            texts.append(word)
-    if not kept:
-        kept, texts = list(range(size)), [str(piece) for piece in raw]
-    return torch.tensor(kept, device=model.device), texts
-
-
 def _exciting_tokens(graph: Graph, features: np.ndarray) -> list[str]:
-    """For each feature the prompt token whose embedding pushes it most in the direction it went."""
+    """For each feature the prompt tokens whose embeddings push it most in the direction it went."""
     columns = np.flatnonzero(graph.nodes.is_kind("embedding"))
+    # The first token is an attention sink: its embedding says little about meaning.
+    columns = columns[1:] if len(columns) > 1 else columns
     row_of = {int(t): r for r, t in enumerate(graph.targets)}
     result = []
     for index in features.tolist():
-        edges = graph.edges[row_of[index]][columns] * np.sign(graph.nodes.activation[index])
-        # The first token is an attention sink: its embedding says little about meaning.
-        start = 1 if len(columns) > 1 else 0
-        text = graph.nodes.text[int(columns[start + int(edges[start:].argmax())])].strip()
-        result.append(text or "␣")
+        pushed = graph.edges[row_of[index]][columns] * np.sign(graph.nodes.activation[index])
+        best = [int(i) for i in np.argsort(-pushed)[:WORDS] if pushed[i] > 0.5 * pushed.max() > 0]
+        texts = [graph.nodes.text[int(columns[i])].strip() for i in best]
+        result.append(", ".join(dict.fromkeys(text for text in texts if text)) or graph.nodes.text[index].strip())
     return result

@@ -10,7 +10,6 @@ from lucida.attribution import trace
 from lucida.dictionaries import Dictionary, check_fits, load_dictionary
 from lucida.graph import Graph
 from lucida.interventions import Change, Key, Mode, Outcome, TokenProbability, intervene
-from lucida.labels import label_features
 from lucida.models.load import load_model
 from lucida.models.model import Model, PromptLike
 from lucida.models.registry import find_entry, is_known
@@ -98,7 +97,7 @@ class Microscope:
         Raises PromptError for a prompt or target that cannot be traced, DictionaryError when no
         feature is active.
         """
-        graph = trace(
+        return trace(
             self.model,
             self.dictionary,
             prompt,
@@ -111,7 +110,6 @@ class Microscope:
             dtype=dtype,
             progress=progress or self.progress,
         )
-        return label_features(self.model, self.dictionary, graph)
 
     def intervene(
         self,

@@ -78,7 +78,7 @@ class CommandLine(click.Group):
             raise Failure(line) from error
 
 
-@click.group(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=CommandLine)
 @click.version_option(__version__, prog_name="lucida")
 @click.option("--debug", is_flag=True, help="Show the traceback of every error.")
 def main(debug: bool) -> None:

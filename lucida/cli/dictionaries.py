@@ -67,9 +67,8 @@ def check(folder: Path, full: bool, quiet: bool, as_json: bool) -> None:
     if not quiet:
         for passed in report.passed:
             click.echo(f"ok  {passed}")
-    click.echo(
-        f"{report.name}: all checks passed" + ("" if full else " on a sample (--full checks every feature)")
-    )
+    extent = "" if full else " on a sample (--full checks every feature)"
+    click.echo(f"{report.name}: all checks passed{extent}")
 
 
 @dictionaries.command()

@@ -88,7 +88,7 @@ def score(graph: Path, quiet: bool, as_json: bool) -> None:
 @click.option(
     "--format",
     type=click.Choice([*FORMATS.values(), "json"]),
-    help="Left out: by the suffix of --out (.json is neuronpedia). json is the plain list of nodes and edges.",
+    help="Left out: by the suffix of --out (.json is neuronpedia). json: plain lists of nodes and edges.",
 )
 @click.option("--slug", help="neuronpedia: the graph's name.  [default: the name of the file]")
 @click.option("--scan", help="neuronpedia: the model's name there.  [default: the graph's model]")

@@ -9,7 +9,7 @@ from lucida.cli.screen import progress, show_json, show_table, size
 
 if TYPE_CHECKING:
     from lucida.models.cache import CachedModel
-    from lucida.models.registry import ModelEntry
+    from lucida.models.registry import ModelEntry, Source
 
 
 @click.group(invoke_without_command=True)
@@ -22,39 +22,74 @@ def models(ctx: click.Context) -> None:
 
 @models.command("list")
 @as_json
-@click.option("--all", "everything", is_flag=True, help="Everything that was measured of each model.")
-def list_(as_json: bool = False, everything: bool = False) -> None:
-    """List the known models: family, size, licence, whether it is here, sources, what it can do.
+def list_(as_json: bool = False) -> None:
+    """List the known models, and whether each is on this machine.
 
     A model that is not listed is given as a folder, a .gguf file or a hub id.
     """
-    from lucida.models.cache import cached_models
     from lucida.models.registry import REGISTRY
+
+    here = _copies()
+    if as_json:
+        show_json([_document(entry, here.get(name, [])) for name, entry in REGISTRY.items()])
+        return
+    rows = [_row(entry, here.pop(name, [])) for name, entry in REGISTRY.items()]
+    columns = ("name", "family", "size", "licence", "here", "source", "what it is")
+    show_table("", columns, rows, right=(2,), wrap=(1, 3, 5))
+    if here:
+        others = [(name, copy.dtype, size(copy.size), copy.source) for name in here for copy in here[name]]
+        show_table("Also in the cache", ("name", "dtype", "size", "source"), others, right=(2,))
+
+
+@models.command()
+@click.argument("name")
+@as_json
+def info(name: str, as_json: bool) -> None:
+    """Say where the model NAME comes from and what it was measured to do."""
+    from lucida.models.registry import find_entry
+
+    entry = find_entry(name)
+    copies = _copies().get(entry.name, [])
+    if as_json:
+        show_json(_document(entry, copies))
+        return
+    facts = [
+        ("name", entry.name),
+        ("what it is", entry.description),
+        ("family", entry.family),
+        ("size", f"{entry.parameters:,} weights; layers x width x neurons: {entry.shape}"),
+        ("licence", entry.licence),
+        ("here", "\n".join(f"{copy.dtype or 'hub'}: {copy.folder}" for copy in copies) or "no"),
+        ("sources, in order", "\n".join(_source(source) for source in entry.sources)),
+        ("dictionaries", "\n".join(entry.dictionaries) or "none trained yet; its neurons"),
+        ("what it can do", "\n".join(entry.abilities) or "not measured"),
+    ]
+    show_table("", ("", ""), facts)
+
+
+def _copies() -> "dict[str, list[CachedModel]]":
+    from lucida.models.cache import cached_models
 
     here: dict[str, list[CachedModel]] = {}
     for copy in cached_models():
         here.setdefault(copy.name, []).append(copy)
-    if as_json:
-        show_json([_document(entry, here.pop(name, [])) for name, entry in REGISTRY.items()])
-        return
-    rows = [_row(entry, here.pop(name, []), everything=everything) for name, entry in REGISTRY.items()]
-    show_table("", ("name", "family", "size", "licence", "here", "source", "what it can do"), rows)
-    if here:
-        others = [(name, copy.dtype, size(copy.size), copy.source) for name in here for copy in here[name]]
-        show_table("Also in the cache", ("name", "dtype", "size", "source"), others)
+    return here
 
 
-def _row(entry: "ModelEntry", copies: "list[CachedModel]", *, everything: bool) -> tuple[str, ...]:
-    abilities = entry.abilities if everything else entry.abilities[:3]
-    more = len(entry.abilities) - len(abilities)
+def _source(source: "Source") -> str:
+    unverified = "; uploaded by nobody known: needs --allow-unverified" if source.unverified else ""
+    return f"{source.description} ({source.format}, {size(source.size)}{unverified})"
+
+
+def _row(entry: "ModelEntry", copies: "list[CachedModel]") -> tuple[str, ...]:
     return (
         entry.name,
         entry.family,
-        f"{entry.parameters / 1e6:,.0f} M ({entry.shape})",
+        f"{entry.parameters / 1e6:,.0f} M",
         entry.licence,
-        ", ".join(copy.dtype or "hub" for copy in copies) or "no",
-        "\n".join(s.description + (" (unverified)" if s.unverified else "") for s in entry.sources),
-        "\n".join([entry.description, *abilities, *([f"and {more} more (--all)"] if more > 0 else [])]),
+        "yes" if copies else "no",
+        ", ".join(source.kind + ("?" if source.unverified else "") for source in entry.sources),
+        entry.description,
     )
 
 

@@ -1,6 +1,7 @@
 """What the terminal shows: progress on standard error, results on standard output."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,13 +12,19 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 BAR_WIDTH = 20
+LAST_COLUMN = 16
+FILE_WIDTH = 120
+"""Columns of tables that go to a file or a pipe, which have no width of their own."""
 
 
 def console(*, stderr: bool = False) -> "Console":
     """A console that writes tokens as they are: brackets are no markup, :words: no emoji."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    screen = Console(stderr=stderr, markup=False, highlight=False, emoji=False, soft_wrap=True)
+    if not screen.is_terminal and "COLUMNS" not in os.environ:
+        screen.width = FILE_WIDTH
+    return screen
 
 
 def bar(share: float, width: int = BAR_WIDTH) -> str:
@@ -41,15 +48,32 @@ def size(count: float) -> str:
 
 
 def show_table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], *, right: Sequence[int] = ()
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    *,
+    right: Sequence[int] = (),
+    wrap: Sequence[int] = (),
 ) -> None:
-    """Print rows under column names; the columns whose index is in `right` are aligned to the right."""
+    """Print rows under column names, which may all be empty.
+
+    Columns whose index is in `right` are aligned to the right; the last one and those in `wrap` may
+    go on in a second line where the screen is narrow.
+    """
     from rich import box
     from rich.table import Table
 
-    table = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
+        show_header=any(columns), pad_edge=False,
+    )  # fmt: skip
     for index, column in enumerate(columns):
-        table.add_column(column, justify="right" if index in right else "left", overflow="fold")
+        is_last = index == len(columns) - 1
+        width = LAST_COLUMN if is_last and wrap else len(column)
+        side = "right" if index in right else "left"
+        table.add_column(
+            column, justify=side, overflow="fold", no_wrap=not is_last and index not in wrap, min_width=width
+        )
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console().print(table)

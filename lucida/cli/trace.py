@@ -39,6 +39,7 @@ PATHS = 8
 @click.option(
     "--max-nodes",
     type=NodeBudget(),
+    metavar="N|all|default",
     default="default",
     show_default=True,
     help="How many features are expanded; default is 4096, or 256 neurons.",
@@ -167,15 +168,20 @@ def show_answer(graph: "Graph") -> None:
 def show_scores(whole: "Scores", pruned: "Scores | None" = None, *, quiet: bool = False) -> None:
     """Print the scores of a graph, beside those of its pruned copy, and what they mean."""
     columns = ["score", "graph"]
-    rows = dict(whole.rows())
+    rows = _narrow_rows(whole)
     table = {name: [value] for name, value in rows.items()}
     if pruned is not None:
         columns.append("pruned")
-        later = dict(pruned.rows())
+        later = _narrow_rows(pruned)
         table = {name: [rows.get(name, "-"), later.get(name, "-")] for name in {**rows, **later}}
     show_table("How much it explains", columns, [(n, *v) for n, v in table.items()], right=(1, 2))
     if not quiet:
         console().print(f"{meaning(whole)}\n")
+
+
+def _narrow_rows(scores: "Scores") -> dict[str, str]:
+    # Influence by path length is too wide for a table of two graphs; --json has it.
+    return {name: value for name, value in scores.rows() if name != "influence by path length"}
 
 
 def meaning(scores: "Scores") -> str:
@@ -183,12 +189,12 @@ def meaning(scores: "Scores") -> str:
     if scores.mediated is not None:
         return (
             f"Of the answer's logits {percent(scores.mediated)} comes directly from the neurons shown; "
-            "the rest reaches them straight from the prompt's tokens, from constants and through neurons left out."
+            "the rest comes from the prompt's tokens, from constants and through neurons left out."
         )
     left = f", {percent(scores.unexpanded)} from features that were not expanded" if scores.unexpanded else ""
     return (
-        f"Of the influence on the answer {percent(scores.replacement)} can be followed back to the prompt's tokens; "
-        f"{percent(scores.error_share)} comes from what this graph does not explain{left}."
+        f"Of the influence on the answer {percent(scores.replacement)} can be followed back to the "
+        f"prompt's tokens; {percent(scores.error_share)} comes from what this graph does not explain{left}."
     )
 
 
