@@ -53,7 +53,7 @@ def trace(
     position: int = -1,
     max_targets: int = 10,
     target_mass: float = 0.95,
-    max_nodes: int | None | str = "default",
+    max_nodes: int | str | None = "default",
     sink_positions: int = 1,
     dtype: str = "float32",
     chunk_bytes: int = CHUNK_BYTES,
@@ -71,6 +71,8 @@ def trace(
     started = time.perf_counter()
     if max_nodes == "default":
         max_nodes = NEURON_NODES if dictionary is None else FEATURE_NODES
+    if sink_positions < 0:
+        raise LucidaError(f"sink_positions must be 0 or more, got {sink_positions}")
     settings = Settings(position, max_targets, target_mass, _budget(max_nodes), sink_positions, dtype)
     tokens = model.tokenize(prompt)
     at = prompt_position(position, len(tokens))
@@ -96,9 +98,7 @@ def trace(
     else:
         replacement = replace_features(view, dictionary, sink_positions=sink_positions)
         budget = settings.max_nodes
-    expansion = expand(
-        replacement, outputs, weights, max_nodes=budget, chunk_bytes=chunk_bytes, progress=progress
-    )
+    expansion = expand(replacement, outputs, weights, max_nodes=budget, chunk_bytes=chunk_bytes, progress=progress)
     metadata = _metadata(model, dictionary, settings, chosen, replacement, expansion)
     graph = assemble(replacement, expansion, chosen, at, metadata)
     graph = label_features(model, dictionary, graph, logits)

@@ -33,7 +33,7 @@ class Scale:
     factor: float
 
 
-def Inhibit(strength: float = 1.0) -> Scale:  # noqa: N802: reads as one of the verbs
+def Inhibit(strength: float = 1.0) -> Scale:
     """Steer a feature to `strength` times its activation in the opposite direction (the papers' "-1x")."""
     return Scale(-strength)
 
@@ -259,7 +259,7 @@ def _settings(
         return attention, (0, n_layers - 1)
     edited = [edit.layer for edit in edits] or [0]
     first, last = layers or (min(edited), max(edited))
-    if not (0 <= first and last < n_layers and first <= last + 1):
+    if not (first >= 0 and last < n_layers and first <= last + 1):
         raise InterventionError(f"layers {first} to {last} is not a range of layers 0 to {n_layers - 1}")
     return attention, (first, last)
 
@@ -317,7 +317,7 @@ def _replace_with(contribution: Tensor) -> Any:
 @contextmanager
 def _live_edits(probe: _Probe, edits: Sequence[Edit]) -> Iterator[None]:
     """Let the model run and add what moves each edited feature from its running value to the wanted one."""
-    view, model = probe.view, probe.view.model
+    _view, model = probe.view, probe.view.model
     grouped = _by_layer(edits)
     pending: dict[int, Tensor] = {}
     reading: dict[int, Tensor] = {}
@@ -361,7 +361,12 @@ def _live_edits(probe: _Probe, edits: Sequence[Edit]) -> Iterator[None]:
 
 
 def _plan(
-    probe: _Probe, layer: int, edits: list[Edit], residual: Tensor | None, mlp_in: Tensor, pending: dict[int, Tensor]
+    probe: _Probe,
+    layer: int,
+    edits: list[Edit],
+    residual: Tensor | None,
+    mlp_in: Tensor,
+    pending: dict[int, Tensor],
 ) -> None:
     """Measure the running activations at `layer` and note what to add at every layer they write to."""
     site = mlp_in

@@ -55,9 +55,7 @@ def label_features(
     return graph.with_labels(labels)
 
 
-def _spoken(
-    model: Model, directions: Float[Tensor, "feature d_model"], logits: Float[Tensor, " d_vocab"]
-) -> list[str]:
+def _spoken(model: Model, directions: Float[Tensor, "feature d_model"], logits: Float[Tensor, " d_vocab"]) -> list[str]:
     """``say a, b`` or ``not a, b`` by the stronger side of each feature's centred effects; "" if unclear."""
     candidates = logits.topk(min(CANDIDATES, len(logits))).indices
     rows, _ = model.unembedding(candidates)

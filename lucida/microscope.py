@@ -80,7 +80,7 @@ class Microscope:
         position: int = -1,
         max_targets: int = 10,
         target_mass: float = 0.95,
-        max_nodes: int | None | Literal["default"] = "default",
+        max_nodes: int | Literal["default"] | None = "default",
         sink_positions: int = 1,
         dtype: str = "float32",
         progress: Progress | None = None,
@@ -121,9 +121,7 @@ class Microscope:
         attention: Literal["frozen", "live"] | None = None,
     ) -> Outcome:
         """Run `prompt` with features changed. See `lucida.interventions.intervene`."""
-        return intervene(
-            self.model, self.dictionary, prompt, edits, mode=mode, layers=layers, attention=attention
-        )
+        return intervene(self.model, self.dictionary, prompt, edits, mode=mode, layers=layers, attention=attention)
 
     def top_tokens(self, prompt: PromptLike, count: int = 10) -> list[TokenProbability]:
         """What the model says next, most probable first."""
@@ -141,7 +139,8 @@ class Microscope:
 def _known_name(model: Model, dictionary: Dictionary) -> str | None:
     """The name to hold a dictionary's against: the registry's or the hub's for a model that has one.
 
-    A folder of weights may be called anything, so that only shapes are compared."""
+    A folder of weights may be called anything, so that only shapes are compared.
+    """
     if not is_known(model.name):
         return None
     entry = find_entry(model.name)

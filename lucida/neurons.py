@@ -236,7 +236,7 @@ def _freeze(view: FrozenModel) -> list[FrozenMLP]:
 
 
 def _active(neurons: NeuronSources, flat: Tensor) -> Active:
-    layers, positions, width = neurons.passing.shape
+    _layers, positions, width = neurons.passing.shape
     layer, position = flat // (positions * width), flat // width % positions
     activations = torch.stack([mlp.activation for mlp in neurons.mlps])
     return Active.sort(layer, position, flat % width, activations.flatten()[flat])

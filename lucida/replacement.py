@@ -59,7 +59,8 @@ class Sources(Protocol):
 
     def read_vectors(self, active: Active) -> tuple[Tensor, Tensor]:
         """Read vectors [active, d_model] at the residual before the MLP norm, and constants [active]:
-        a feature's pre-activation is read . residual + constant."""
+        a feature's pre-activation is read . residual + constant.
+        """
         ...
 
     def write_vectors(self, layer: int, active: Active) -> Tensor:
@@ -73,7 +74,8 @@ class Sources(Protocol):
     def bypass_(self, layer: int, gradient: Tensor, into: Tensor) -> None:
         """Add to `into` the gradient [target, pos, d_model] that passes the MLP of `layer` linearly.
 
-        `into` may be `gradient` itself: everything is read before it is written."""
+        `into` may be `gradient` itself: everything is read before it is written.
+        """
         ...
 
     def bypassed(self, layer: int) -> Tensor:
@@ -84,7 +86,8 @@ class Sources(Protocol):
 @dataclass(frozen=True)
 class Written:
     """What was written at one layer. `vectors[p]` holds the error's, the constant's, and those of the features
-    in columns `features[p]` of the active table, padded with zeros to the longest position."""
+    in columns `features[p]` of the active table, padded with zeros to the longest position.
+    """
 
     features: list[slice]
     vectors: Float[Tensor, "pos source d_model"]
@@ -151,7 +154,7 @@ class Replacement:
         return self._slices[layer]
 
     def _errors(self) -> Float[Tensor, "layer pos d_model"]:
-        """e = MLP(x) - features - linear bypass - constants, zero at sink positions."""
+        """E = MLP(x) - features - linear bypass - constants, zero at sink positions."""
         view, errors = self.view, []
         for layer in range(view.n_layers):
             left = view.mlp_contribution(layer) - self.constant[layer]

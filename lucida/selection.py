@@ -6,6 +6,7 @@ repeat "the top `max_nodes` by influence through the set itself" until the set n
 At the end every expanded feature has at least the influence of every one that was left out.
 """
 
+import itertools
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ SPILL_BYTES = 2 << 30
 @dataclass(frozen=True)
 class Expansion:
     """The rows of a graph: logits first, then the expanded features `nodes` (indices of the active
-    table). `unexpanded` is the share of the logits' influence that ends in features without a row."""
+    table). `unexpanded` is the share of the logits' influence that ends in features without a row.
+    """
 
     nodes: Int[Tensor, " expanded"]
     rows: Float[Tensor, "row source"]
@@ -76,7 +78,7 @@ def expand(
 
 def _round_sizes(max_nodes: int) -> list[int]:
     bounds = [round(max_nodes * i / ROUNDS) for i in range(ROUNDS + 1)]
-    return [b - a for a, b in zip(bounds, bounds[1:], strict=False) if b > a]
+    return [b - a for a, b in itertools.pairwise(bounds) if b > a]
 
 
 def _settle(store: "_Rows", max_nodes: int) -> tuple[Tensor, bool]:
@@ -94,9 +96,7 @@ def _settle(store: "_Rows", max_nodes: int) -> tuple[Tensor, bool]:
     return chosen, torch.equal(store.influence(chosen).topk(max_nodes).indices.sort().values, chosen)
 
 
-def _expand_all(
-    replacement: Replacement, logits: Targets, chunk_bytes: int, progress: Progress
-) -> Expansion:
+def _expand_all(replacement: Replacement, logits: Targets, chunk_bytes: int, progress: Progress) -> Expansion:
     everything = torch.arange(len(replacement.active), device=replacement.active.layer.device)
     rows = _allocate(len(logits) + len(everything), Layout.of(replacement).width)
     sweep(replacement, logits, out=rows[: len(logits)], chunk_bytes=chunk_bytes)
@@ -145,7 +145,8 @@ class _Rows:
 
     def influence(self, through: Tensor) -> Float[Tensor, " active"]:
         """Influence of every active feature on the logits through the features `through` (all with a
-        row): I = w^T (A + A^2 + ...), one descent over the layers."""
+        row): I = w^T (A + A^2 + ...), one descent over the layers.
+        """
         influence = torch.zeros(self.layout.n_active, dtype=torch.float64)
         self._descend(influence, torch.arange(self.n_logits), self.weights)
         layers = self.layers[through]

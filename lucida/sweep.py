@@ -25,7 +25,8 @@ CHUNK_ROWS = 96
 @dataclass(frozen=True)
 class Targets:
     """What edges lead into. Target t reads the residual before the MLP norm of `layer` (for logits:
-    the final residual, layer = n_layers) at `position`: value = vector . residual + constant."""
+    the final residual, layer = n_layers) at `position`: value = vector . residual + constant.
+    """
 
     layer: Int[Tensor, " target"]
     position: Int[Tensor, " target"]
@@ -46,7 +47,8 @@ def feature_targets(replacement: Replacement, which: Int[Tensor, " target"]) -> 
 @dataclass(frozen=True)
 class Layout:
     """Which columns of a row hold which sources: active features (in the order of the active table),
-    errors [layer, pos], embeddings [pos], bias."""
+    errors [layer, pos], embeddings [pos], bias.
+    """
 
     n_active: int
     n_layers: int
@@ -133,9 +135,7 @@ def row_chunks(replacement: Replacement, targets: Targets, chunk_bytes: int) -> 
 
 
 def _take(targets: Targets, rows: Tensor) -> Targets:
-    return Targets(
-        targets.layer[rows], targets.position[rows], targets.vector[rows], targets.constant[rows]
-    )
+    return Targets(targets.layer[rows], targets.position[rows], targets.vector[rows], targets.constant[rows])
 
 
 def _sweep_chunk(replacement: Replacement, layout: Layout, targets: Targets, columns: Tensor) -> None:
@@ -176,9 +176,7 @@ def _join_(gradient: Tensor, targets: Targets, start: int, stop: int) -> None:
         gradient[which, targets.position[start:stop]] += targets.vector[start:stop]
 
 
-def _read_edges(
-    replacement: Replacement, layout: Layout, layer: int, gradient: Tensor, columns: Tensor
-) -> None:
+def _read_edges(replacement: Replacement, layout: Layout, layer: int, gradient: Tensor, columns: Tensor) -> None:
     """Contract the gradient at a layer's MLP output with everything written there."""
     written, positions = replacement.writes(layer), gradient.shape[1]
     # One batched product over positions: [pos, source, d] x [pos, d, target].

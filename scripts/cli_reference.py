@@ -32,9 +32,7 @@ def reference() -> str:
     return "\n".join(parts)
 
 
-def commands(
-    command: click.Command, names: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def commands(command: click.Command, names: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     """Every command and group below `command`, itself first, with its full name."""
     yield names, command
     if isinstance(command, click.Group):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import DENSE_FAMILIES, FAMILIES
+
 from lucida.attribution import trace
 from lucida.attribution_reference import reference_rows
 from lucida.dictionaries import Dictionary, random_dictionary
@@ -169,9 +170,7 @@ def test_signed_attributions_add_up_over_the_embeddings(tiny_model: Any, family:
     chosen = choose_targets(view.model, logits, [(5, 60)], max_targets=1, target_mass=0.9)
     outputs = logit_targets(view, chosen, view.n_positions - 1)
     found = linear_attributions(view, outputs, torch.ones(1))
-    uncapped = view.model.hf.get_output_embeddings()(
-        view.model.final_norm_module(view.recording.residual_final[-1])
-    )
+    uncapped = view.model.hf.get_output_embeddings()(view.model.final_norm_module(view.recording.residual_final[-1]))
     difference = float(uncapped[5] - uncapped[60])
     total = float(found.embeddings.sum() + found.bias.sum())
     assert total == pytest.approx(difference, rel=1e-4, abs=1e-5)
@@ -185,9 +184,7 @@ def test_neuron_graph_gives_the_total_attributions(tiny_model: Any, family: str)
 
     graph = trace(tiny_model(family), None, TOKENS, [(5, 60)], max_nodes=20)
     view = view_of(tiny_model(family))
-    chosen = choose_targets(
-        view.model, torch.zeros(view.model.d_vocab), [(5, 60)], max_targets=1, target_mass=0.9
-    )
+    chosen = choose_targets(view.model, torch.zeros(view.model.d_vocab), [(5, 60)], max_targets=1, target_mass=0.9)
     outputs = logit_targets(view, chosen, view.n_positions - 1)
     totals = linear_attributions(view, outputs, torch.ones(1), sink_positions=1).neurons
     table = graph.nodes
@@ -202,7 +199,7 @@ def test_neuron_graph_gives_the_total_attributions(tiny_model: Any, family: str)
 @pytest.mark.parametrize("kind", ["plt", "clt", "neurons"])
 def test_chunks_do_not_matter(tiny_model: Any, family: str, kind: str) -> None:
     view = view_of(tiny_model(family))
-    replacement, outputs, _ = replaced(view, kind)
+    replacement, _outputs, _ = replaced(view, kind)
     features = feature_targets(replacement, torch.arange(len(replacement.active)))
     whole = sweep(replacement, features)
     small = sweep(replacement, features, chunk_bytes=4000)

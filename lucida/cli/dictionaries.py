@@ -73,9 +73,7 @@ def check(folder: Path, full: bool, quiet: bool, as_json: bool) -> None:
 
 @dictionaries.command()
 @folder_argument
-@click.option(
-    "--format", type=click.Choice(["circuit-tracer", "saelens"]), required=True, help="The format to write."
-)
+@click.option("--format", type=click.Choice(["circuit-tracer", "saelens"]), required=True, help="The format to write.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="The folder to write.")
 @output_options
 def convert(folder: Path, format: str, out: Path, quiet: bool, as_json: bool) -> None:

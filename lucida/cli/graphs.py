@@ -82,9 +82,7 @@ def score(graph: Path, quiet: bool, as_json: bool) -> None:
 
 @click.command()
 @graph_argument
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write."
-)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
 @click.option(
     "--format",
     type=click.Choice([*FORMATS.values(), "json"]),
@@ -150,9 +148,7 @@ def _write_json(graph: "Graph", out: Path) -> None:
     from lucida.atomic import replacing
 
     rows, columns = np.nonzero(graph.edges)
-    edges = [
-        [int(s), int(graph.targets[r]), float(graph.edges[r, s])] for r, s in zip(rows, columns, strict=True)
-    ]
+    edges = [[int(s), int(graph.targets[r]), float(graph.edges[r, s])] for r, s in zip(rows, columns, strict=True)]
     document: dict[str, Any] = {
         "prompt": asdict(graph.prompt),
         "nodes": [asdict(graph.node(index)) for index in range(len(graph.nodes))],

@@ -105,16 +105,12 @@ def _key(change: FeatureChange, graph: Any) -> Any:
     if not isinstance(change.where, str):
         return change.where
     if graph is None:
-        raise click.UsageError(
-            f"{change.where!r} is not LAYER:POSITION:FEATURE; to find features by text give --graph"
-        )
+        raise click.UsageError(f"{change.where!r} is not LAYER:POSITION:FEATURE; to find features by text give --graph")
     return graph.find(change.where)
 
 
 def _show_edits(outcome: "Outcome") -> None:
-    rows = [
-        (f"{e.layer}:{e.position}:{e.feature}", f"{e.before:.4g}", f"{e.after:.4g}") for e in outcome.edits
-    ]
+    rows = [(f"{e.layer}:{e.position}:{e.feature}", f"{e.before:.4g}", f"{e.after:.4g}") for e in outcome.edits]
     title = f"Changed (mode {outcome.mode}, attention {outcome.attention})"
     show_table(title, ("feature", "before", "after"), rows, right=(1, 2))
 

@@ -99,9 +99,7 @@ output_options = stack(quiet, as_json)
 
 fetch_options = stack(
     click.option("--offline", is_flag=True, help="Use only what is on this machine."),
-    click.option(
-        "--allow-unverified", is_flag=True, help="Also take weights that were uploaded by nobody known."
-    ),
+    click.option("--allow-unverified", is_flag=True, help="Also take weights that were uploaded by nobody known."),
 )
 
 model_options = stack(
@@ -136,9 +134,7 @@ prompt_options = stack(
 )
 
 pruning_options = stack(
-    click.option(
-        "--nodes", type=float, default=0.8, show_default=True, help="Share of the influence that nodes keep."
-    ),
+    click.option("--nodes", type=float, default=0.8, show_default=True, help="Share of the influence that nodes keep."),
     click.option(
         "--edges", type=float, default=0.98, show_default=True, help="Share of the influence that edges keep."
     ),

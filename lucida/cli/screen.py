@@ -27,18 +27,18 @@ def console(*, stderr: bool = False) -> "Console":
     return screen
 
 
-def bar(share: float, width: int = BAR_WIDTH) -> str:
+def bar(share: float | int, width: int = BAR_WIDTH) -> str:
     """A horizontal bar of the given share (0 to 1) of `width` characters."""
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     return "█" * (eighths // 8) + ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")[eighths % 8]
 
 
-def percent(share: float) -> str:
+def percent(share: float | int) -> str:
     """A share as a reader wants it: ``29.3 %``; ``< 0.1 %`` when it is tiny but not zero."""
     return "< 0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
 
 
-def size(count: float) -> str:
+def size(count: float | int) -> str:
     """A number of bytes in decimal units: ``93 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:

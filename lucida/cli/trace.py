@@ -27,15 +27,11 @@ PATHS = 8
 @click.argument("prompt", required=False)
 @model_options
 @prompt_options
-@click.option(
-    "--target", multiple=True, metavar="TOKEN", help="A token to explain; give several times for several."
-)
+@click.option("--target", multiple=True, metavar="TOKEN", help="A token to explain; give several times for several.")
 @click.option("--minus", metavar="TOKEN", help="Explain the difference between --target and this token.")
 @click.option("--position", type=int, default=-1, show_default=True, help="Where the answer is read.")
 @click.option("--max-targets", type=int, default=10, show_default=True, help="At most so many top tokens.")
-@click.option(
-    "--target-mass", type=float, default=0.95, show_default=True, help="Top tokens up to this probability."
-)
+@click.option("--target-mass", type=float, default=0.95, show_default=True, help="Top tokens up to this probability.")
 @click.option(
     "--max-nodes",
     type=NodeBudget(),
@@ -52,9 +48,7 @@ PATHS = 8
     help="First positions whose MLPs count as constants.",
 )
 @pruning_options
-@click.option(
-    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Save the whole graph (.safetensors)."
-)
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Save the whole graph (.safetensors).")
 @click.option(
     "--picture",
     "pictures",
@@ -148,9 +142,7 @@ def answers(graph: "Graph") -> list[dict[str, Any]]:
     found = []
     for index, value in zip(logits, target_values(graph), strict=True):
         node = graph.node(index)
-        found.append(
-            {"text": node.text, "token": node.token, "probability": node.probability, "logit": float(value)}
-        )
+        found.append({"text": node.text, "token": node.token, "probability": node.probability, "logit": float(value)})
     return found
 
 
@@ -212,9 +204,7 @@ def _size(graph: "Graph") -> str:
     return f"{len(graph.nodes):,} nodes, {int(np.count_nonzero(graph.edges)):,} edges"
 
 
-def _document(
-    graph: "Graph", small: "Graph", paths: Any, written: list[Path], seconds: float
-) -> dict[str, Any]:
+def _document(graph: "Graph", small: "Graph", paths: Any, written: list[Path], seconds: float) -> dict[str, Any]:
     from dataclasses import asdict
 
     return {
@@ -223,8 +213,7 @@ def _document(
         "scores": asdict(graph.scores()),
         "pruned_scores": asdict(small.scores()),
         "paths": [
-            {"text": str(path), "nodes": [node.index for node in path.nodes], "share": path.share}
-            for path in paths
+            {"text": str(path), "nodes": [node.index for node in path.nodes], "share": path.share} for path in paths
         ],
         "nodes": len(graph.nodes),
         "pruned_nodes": len(small.nodes),

@@ -51,9 +51,7 @@ def check_dictionary(dictionary: Dictionary, *, full: bool = False, seed: int = 
     for layer in dictionary.layers:
         features = torch.arange(dictionary.n_features(layer))
         if not full and len(features) > _SAMPLED_FEATURES:
-            features = (
-                features[torch.randperm(len(features), generator=generator)[:_SAMPLED_FEATURES]].sort().values
-            )
+            features = features[torch.randperm(len(features), generator=generator)[:_SAMPLED_FEATURES]].sort().values
         x = torch.randn(_SAMPLED_POSITIONS, dictionary.d_model, generator=generator)
         for check in checks.values():
             for breach in check(_Subject(dictionary, layer, features, x)):
@@ -70,9 +68,7 @@ def check_fits(dictionary: Dictionary, n_layers: int, d_model: int, model_name: 
     name = dictionary.name
     made_for = f"; it was made for {dictionary.model_name}" if dictionary.model_name else ""
     if dictionary.d_model != d_model:
-        raise DictionaryError(
-            f"dictionary {name} has d_model {dictionary.d_model}, this model {d_model}{made_for}"
-        )
+        raise DictionaryError(f"dictionary {name} has d_model {dictionary.d_model}, this model {d_model}{made_for}")
     if dictionary.n_layers != n_layers:
         hint = "; if it covers only some, load it with n_layers" if dictionary.n_layers < n_layers else ""
         raise DictionaryError(
@@ -163,9 +159,7 @@ def _decoder_rows(subject: _Subject) -> Iterator[str]:
     few = slice(None, None, max(1, len(features) // 8))
     for target in dictionary.writes_to(layer):
         together = dictionary.decoder_rows(layer, features, target)
-        if not torch.equal(
-            dictionary.decoder_rows(layer, features[few].flip(0), target).flip(0), together[few]
-        ):
+        if not torch.equal(dictionary.decoder_rows(layer, features[few].flip(0), target).flip(0), together[few]):
             yield f"decoder rows to layer {target} depend on which others are asked"
 
 

@@ -65,9 +65,7 @@ class Dictionary:
         for layer, weights in self.weights.items():
             last = layer + len(weights.decoders) - 1
             if not 0 <= layer <= last < self.n_layers:
-                raise DictionaryError(
-                    f"layer {layer} of {self.name} writes up to layer {last} of {self.n_layers}"
-                )
+                raise DictionaryError(f"layer {layer} of {self.name} writes up to layer {last} of {self.n_layers}")
             where = f"layer {layer} of {self.name}"
             refuse_misfit(weights, activation=self.activation, d_model=self.d_model, where=where)
 
@@ -162,9 +160,7 @@ class Dictionary:
         """
         weights = self._layer(layer)
         if x.shape[-1] != self.d_model:
-            raise DictionaryError(
-                f"{self.name} reads {self.d_model} dimensions, the model gives {x.shape[-1]}"
-            )
+            raise DictionaryError(f"{self.name} reads {self.d_model} dimensions, the model gives {x.shape[-1]}")
         encoder = Encoder(weights.encoder, weights.encoder_bias, weights.threshold, weights.k)
         return encode_sparse(encoder, x, dtype=dtype, what=f"layer {layer} of {self.name}")
 
@@ -207,15 +203,11 @@ class Dictionary:
             )
         return self._rows(decoders[target_layer - layer], layer, features, dtype, "decoder")
 
-    def decoder_bias(
-        self, target_layer: int, *, dtype: torch.dtype = torch.float32
-    ) -> Float[Tensor, " d_model"]:
+    def decoder_bias(self, target_layer: int, *, dtype: torch.dtype = torch.float32) -> Float[Tensor, " d_model"]:
         """What the dictionary adds to `target_layer` whatever is active; zeros where it has no bias."""
         return self.decoder_biases[target_layer].to(dtype)
 
-    def skip(
-        self, layer: int, *, dtype: torch.dtype = torch.float32
-    ) -> Float[Tensor, "d_model d_model"] | None:
+    def skip(self, layer: int, *, dtype: torch.dtype = torch.float32) -> Float[Tensor, "d_model d_model"] | None:
         """The skip connection of a layer, or None. It adds `x @ skip.T` to the layer's own output."""
         skip = self.weights[layer].skip if layer in self.weights else None
         if skip is not None:
@@ -232,9 +224,7 @@ class Dictionary:
         `inputs` (what each layer read) is needed for skip connections. Layers without target are zero.
         """
         if self.has_skip and inputs is None:
-            raise DictionaryError(
-                f"{self.name} has skip connections: give reconstruct() the inputs of its layers"
-            )
+            raise DictionaryError(f"{self.name} has skip connections: give reconstruct() the inputs of its layers")
         sample = next(iter(activations.values()))
         zeros = sample.activation.new_zeros(self.n_layers, sample.n_positions, self.d_model)
         output = zeros + self.decoder_biases.to(zeros)[:, None]

@@ -92,9 +92,7 @@ def _blocks(encoder: Encoder, x: Float[Tensor, "pos d_model"], dtype: torch.dtyp
             yield _Block(first_position, first_feature, torch.addmm(bias, part, weight.T))
 
 
-def _active(
-    encoder: Encoder, h: Float[Tensor, "pos feature"], first_feature: int
-) -> Bool[Tensor, "pos feature"]:
+def _active(encoder: Encoder, h: Float[Tensor, "pos feature"], first_feature: int) -> Bool[Tensor, "pos feature"]:
     if encoder.k is not None:
         return _top_k(h, encoder.k)
     if encoder.threshold is None:
@@ -115,9 +113,7 @@ def _top_k(h: Float[Tensor, "pos feature"], k: int) -> Bool[Tensor, "pos feature
     return (above | ties) & (h > 0)
 
 
-def _k_largest(
-    position: Int[Tensor, " active"], activation: Float[Tensor, " active"], k: int
-) -> Int[Tensor, " kept"]:
+def _k_largest(position: Int[Tensor, " active"], activation: Float[Tensor, " active"], k: int) -> Int[Tensor, " kept"]:
     """The indices, ascending, of the k largest activations at each position (input ordered by position)."""
     order = activation.argsort(descending=True, stable=True)
     order = order[position[order].argsort(stable=True)]

@@ -46,13 +46,9 @@ def random_dictionary(
     for layer in range(n_layers):
         encoders[layer] = normal(n_features, d_model) / d_model**0.5
         biases[layer] = 0.1 * normal(n_features)
-        cuts[layer] = _cut(
-            encoders[layer], biases[layer], l0, None if samples is None else samples.get(layer)
-        )
+        cuts[layer] = _cut(encoders[layer], biases[layer], l0, None if samples is None else samples.get(layer))
         targets = min(span, n_layers - layer)
-        decoders[layer] = normal(n_features, targets, d_model) * (
-            scale / max(1.0, l0 * min(span, layer + 1)) ** 0.5
-        )
+        decoders[layer] = normal(n_features, targets, d_model) * (scale / max(1.0, l0 * min(span, layer + 1)) ** 0.5)
     if activation == "relu":
         biases = {layer: biases[layer] - cuts[layer] for layer in biases}
     skips = {layer: normal(d_model, d_model) * (scale / d_model**0.5) for layer in encoders} if skip else None

@@ -146,11 +146,7 @@ def _npz_member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, m
     try:
         with archive.open(member) as file:
             version = np.lib.format.read_magic(file)
-            read = (
-                np.lib.format.read_array_header_1_0
-                if version == (1, 0)
-                else np.lib.format.read_array_header_2_0
-            )
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             shape, fortran_order, dtype = read(file)
             if dtype.str not in ("<f2", "<f4", "<f8", "<i4", "<i8"):
                 what = "pickled Python objects, never loaded" if dtype.hasobject else f"{dtype}"

@@ -65,9 +65,7 @@ def refuse_misfit(weights: LayerWeights, *, activation: str, d_model: int, where
     for name, tensor in weights.named().items():
         shape = shapes.get(name, (n_features, d_model))
         if not tensor.is_floating_point():
-            raise DictionaryError(
-                f"{name} of {where} is of {tensor.dtype}; weights are floating-point numbers"
-            )
+            raise DictionaryError(f"{name} of {where} is of {tensor.dtype}; weights are floating-point numbers")
         if tuple(tensor.shape) != shape:
             found = list(tensor.shape)
             raise DictionaryError(f"{name} of {where} has shape {found}, expected {list(shape)}")

@@ -193,9 +193,7 @@ def _table(contents: _Contents, order: np.ndarray, n_errors: int, strings: tuple
     texts = [strings[p] for p in position[: total - n_targets]]
     return NodeTable(
         kind=column(feature, error, embedding, logit, np.int8),
-        layer=column(
-            features[:, 0], np.repeat(np.arange(contents.n_layers), n_pos), -1, contents.n_layers, np.int32
-        ),
+        layer=column(features[:, 0], np.repeat(np.arange(contents.n_layers), n_pos), -1, contents.n_layers, np.int32),
         position=position,
         feature=column(features[:, 2], -1, -1, -1, np.int64),
         token=column(here, -1, contents.tokens, targets.tokens, np.int64),

@@ -128,9 +128,7 @@ def _read(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     document = _parsed(header[METADATA_KEY], path)
     version = document.get("schema_version")
     if version != SCHEMA_VERSION:
-        raise GraphError(
-            f"{path} has graph version {version!r}, this program reads {SCHEMA_VERSION}; update lucida"
-        )
+        raise GraphError(f"{path} has graph version {version!r}, this program reads {SCHEMA_VERSION}; update lucida")
     return tensors, _parsed(tensors["json"].tobytes(), path) if "json" in tensors else document
 
 

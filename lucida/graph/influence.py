@@ -126,9 +126,7 @@ def propagate(
         if not np.isfinite(added).all():
             raise GraphError("the graph has edges or activations that are not finite; trace again")
         if added[:, graph.nodes.layer >= graph.nodes.layer[here[0]]].any():
-            raise GraphError(
-                "the graph has an edge that does not come from a lower layer; trace the prompt again"
-            )
+            raise GraphError("the graph has an edge that does not come from a lower layer; trace the prompt again")
         if by_length:
             total[1:] += added[:-1]
         else:
@@ -136,9 +134,7 @@ def propagate(
     return total
 
 
-def influence(
-    graph: Graph, weights: Float64[np.ndarray, " node"] | None = None
-) -> Float64[np.ndarray, " node"]:
+def influence(graph: Graph, weights: Float64[np.ndarray, " node"] | None = None) -> Float64[np.ndarray, " node"]:
     """The influence of every node on the logits: I = w^T (A + A^2 + ...), A = normalised edges.
 
     `weights` is w over all nodes; by default the target weights of the graph. Logits and bias get 0.

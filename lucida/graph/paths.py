@@ -123,9 +123,7 @@ def _factors(graph: Graph, rows: np.ndarray, measure: str) -> np.ndarray:
     return factors
 
 
-def _walk(
-    graph: Graph, node: int, place: int, best: _Best, measure: str
-) -> tuple[tuple[Node, ...], tuple[float, ...]]:
+def _walk(graph: Graph, node: int, place: int, best: _Best, measure: str) -> tuple[tuple[Node, ...], tuple[float, ...]]:
     """The nodes and signed factors of the path of the given rank into a logit, source first."""
     visited, factors = [graph.node(node)], []
     while best.source[node, place] >= 0:

@@ -308,9 +308,7 @@ def _draw_title(page: _Page, title: str | None) -> None:
     graph, fonts, layout = page.graph, page.fonts, page.layout
     y, room = layout.height - 0.47, layout.width - 2 * 0.3
     if title is not None:
-        page.text(
-            0.3, y, fonts.fitted(fonts.visible(title), TITLE_SIZE, room, bold=True), TITLE_SIZE, bold=True
-        )
+        page.text(0.3, y, fonts.fitted(fonts.visible(title), TITLE_SIZE, room, bold=True), TITLE_SIZE, bold=True)
         return
     answer = _answer(graph)
     said = ""
@@ -354,9 +352,7 @@ def _caption(page: _Page, edges: Edges) -> str:
     while pruning:
         total_nodes, total_edges = pruning["before"]["nodes"], pruning["before"]["edges"]
         pruning = pruning.get("earlier")
-    counts = (
-        f"{len(page.layout.shown):,} of {total_nodes:,} nodes, {len(edges.source):,} of {total_edges:,} edges"
-    )
+    counts = f"{len(page.layout.shown):,} of {total_nodes:,} nodes, {len(edges.source):,} of {total_edges:,} edges"
     try:
         scores = graph.scores()
     except GraphError:  # a graph from elsewhere without target weights is still worth a picture

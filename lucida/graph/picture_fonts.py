@@ -60,9 +60,7 @@ class Fonts:
             shown = shown.replace(plain, mark)
         return "".join(c if c == " " or (c.isprintable() and self.has(c)) else "□" for c in shown)
 
-    def fitted(
-        self, text: str, size: float, room: float, *, bold: bool = False, keep_end: bool = False
-    ) -> str:
+    def fitted(self, text: str, size: float, room: float, *, bold: bool = False, keep_end: bool = False) -> str:
         """The text, shortened with an ellipsis where it is wider than `room` inches."""
         if len(text) > 400:
             text = "…" + text[-399:] if keep_end else text[:399] + "…"

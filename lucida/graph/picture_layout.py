@@ -199,9 +199,7 @@ def _rows(cells: dict[tuple[int, int], list[int]], n_layers: int, width: float) 
     return tuple(rows)
 
 
-def _place_cell(
-    graph: Graph, members: list[int], column: Column, row: Row, x: np.ndarray, y: np.ndarray
-) -> None:
+def _place_cell(graph: Graph, members: list[int], column: Column, row: Row, x: np.ndarray, y: np.ndarray) -> None:
     """Spread the nodes of one layer and position: errors rightmost, strong features in the middle."""
     strength = np.abs(graph.nodes.influence)
     error = graph.nodes.is_kind("error", "unexpanded")

@@ -117,9 +117,7 @@ def _storage(content: bytes, kind: str, count: int, order: Literal["<", ">"]) ->
     return np.frombuffer(content, np.dtype(kind).newbyteorder(order), count)
 
 
-def _tensor(
-    storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object
-) -> np.ndarray:
+def _tensor(storage: np.ndarray, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: object) -> np.ndarray:
     numbers = (offset, *size, *stride)
     if not isinstance(storage, np.ndarray) or not all(type(n) is int and n >= 0 for n in numbers):
         raise GraphError("is damaged: a tensor has an impossible shape")

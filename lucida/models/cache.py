@@ -202,8 +202,7 @@ def remove_cached(name: str, *, dtype: str | None = None) -> int:
         if not folders:
             known = sorted({model.name for model in cached_models() if model.dtype})
             raise ModelError(
-                f"there is no cached copy of {name!r}{suggest(name, known)} "
-                f"(cached: {', '.join(known) or 'none'})"
+                f"there is no cached copy of {name!r}{suggest(name, known)} (cached: {', '.join(known) or 'none'})"
             )
         freed = sum(file.stat().st_size for path in folders for file in path.rglob("*") if file.is_file())
         for path in folders:

@@ -149,6 +149,5 @@ def family_of(architecture: str) -> Family:
             return family
     known = supported_architectures()
     raise ModelError(
-        f"architecture {architecture} is not supported{suggest(architecture, known)} "
-        f"(supported: {', '.join(known)})"
+        f"architecture {architecture} is not supported{suggest(architecture, known)} (supported: {', '.join(known)})"
     )

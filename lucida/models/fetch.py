@@ -227,9 +227,7 @@ def _build(
         # safetensors reports a full disk with an error class of its own.
         if not cache.is_disk_full(error):
             raise
-        raise SaveError(
-            f"the disk is full: cannot write {folder}; free some space or set LUCIDA_CACHE"
-        ) from error
+        raise SaveError(f"the disk is full: cannot write {folder}; free some space or set LUCIDA_CACHE") from error
     return folder
 
 

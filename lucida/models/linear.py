@@ -6,7 +6,7 @@ go into W_O, W_V and the patterns, so that crossing an attention block is three 
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import torch
 from jaxtyping import Float, Int
@@ -103,13 +103,13 @@ class FrozenModel:
 
     # --- the MLP's sites --------------------------------------------------------------------------
 
-    @lru_cache(maxsize=None)  # noqa: B019: one view lives as long as its trace
+    @cache  # noqa: B019
     def _mlp_scale(self, layer: int) -> Float[Tensor, " pos"]:
         norm = self._mlp_norms[layer]
         x = self.recording.residual_mid[layer]
         return torch.ones(len(x), device=x.device) if norm is None else norm.scale(x)
 
-    @lru_cache(maxsize=None)  # noqa: B019
+    @cache  # noqa: B019
     def _post_scale(self, layer: int) -> Float[Tensor, " pos"]:
         norm = self._post_norms[layer]
         x = self.recording.mlp_out[layer]
@@ -117,12 +117,14 @@ class FrozenModel:
 
     def reading_site(self, reads_at: str) -> str:
         """`reads_at`, as this family has it: TransformerLens' ``ln2.hook_normalized`` comes before the
-        weight of an RMS norm, but after the weight and bias of a layer norm."""
+        weight of an RMS norm, but after the weight and bias of a layer norm.
+        """
         return "mlp_in" if reads_at == "mlp_norm" and self.model.family.norm == "layer" else reads_at
 
     def site(self, layer: int, reads_at: str) -> Float[Tensor, "pos d_model"]:
         """What a dictionary reads at `reads_at`: "resid_mid", "mlp_norm" (normalised, without the
-        norm's weight) or "mlp_in" (what the MLP reads)."""
+        norm's weight) or "mlp_in" (what the MLP reads).
+        """
         norm = self._mlp_norms[layer]
         if reads_at == "mlp_in":
             return self.recording.mlp_in[layer]

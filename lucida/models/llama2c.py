@@ -98,9 +98,7 @@ def read_vocabulary(data: bytes, count: int) -> Vocabulary:
             tokens.append(data[at - length : at])
             scores.append(score)
     except struct.error as error:
-        raise ModelError(
-            f"a llama2.c tokenizer ends after {len(tokens)} of {count} tokens; fetch it again"
-        ) from error
+        raise ModelError(f"a llama2.c tokenizer ends after {len(tokens)} of {count} tokens; fetch it again") from error
     return Vocabulary(tuple(tokens), tuple(scores))
 
 
@@ -200,18 +198,14 @@ def build_tokenizer(vocabulary: Vocabulary) -> "Tokenizer":
         vocab=ids, merges=_merges(spelled, vocabulary.scores, ids), unk_token="<unk>", byte_fallback=True
     )
     tokenizer = Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)]
-    )
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend(_SPACE), normalizers.Replace(" ", _SPACE)])
     tokenizer.decoder = decoders.Sequence(
         [decoders.Replace(_SPACE, " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A", pair="<s> $A <s> $B", special_tokens=[("<s>", BOS)]
     )
-    tokenizer.add_special_tokens(
-        [AddedToken(token, special=True, normalized=False) for token in spelled[:FIRST_BYTE]]
-    )
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in spelled[:FIRST_BYTE]])
     return tokenizer
 
 

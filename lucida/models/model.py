@@ -148,9 +148,7 @@ class Model:
         """The MLP weights of a layer in float32. Raises ModelError for a mixture of experts."""
         row, mlp = self.family, self.layers[layer].mlp
         if row.mlp_layout == "mixture":
-            raise ModelError(
-                f"{row.name} has a mixture of experts: its neurons cannot be traced; give it a dictionary"
-            )
+            raise ModelError(f"{row.name} has a mixture of experts: its neurons cannot be traced; give it a dictionary")
         up, up_bias = _rows(mlp.get_submodule(row.up))
         down, down_bias = _rows(mlp.get_submodule(row.down))
         gate = None

@@ -28,9 +28,7 @@ class Norm:
             x = x - x.mean(-1, keepdim=True)
         return torch.rsqrt(x.square().mean(-1) + self.eps)
 
-    def push(
-        self, x: Float[Tensor, "*pos d_model"], scale: Float[Tensor, "*pos"]
-    ) -> Float[Tensor, "*pos d_model"]:
+    def push(self, x: Float[Tensor, "*pos d_model"], scale: Float[Tensor, "*pos"]) -> Float[Tensor, "*pos d_model"]:
         """The frozen norm applied to `x`, without its bias."""
         return _centre(x, self.centred) * scale.unsqueeze(-1) * self.weight
 

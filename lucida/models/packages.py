@@ -190,9 +190,7 @@ def _explain(package: str, said: str) -> FetchError | SaveError:
 def _only_file(folder: Path, pattern: str, package: str) -> Path:
     found = list(folder.glob(pattern))
     if len(found) != 1:
-        raise FetchError(
-            f"fetching {package} gave {len(found)} {pattern} files, not one; check pip's settings"
-        )
+        raise FetchError(f"fetching {package} gave {len(found)} {pattern} files, not one; check pip's settings")
     return found[0]
 
 

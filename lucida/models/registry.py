@@ -323,8 +323,6 @@ def find_entry(name: str) -> ModelEntry:
 def entry_of_hub_id(hub_id: str) -> ModelEntry | None:
     """Return the entry whose hub source is `hub_id`, None when there is none."""
     for entry in _ENTRIES:
-        if any(
-            source.kind == "hub" and source.names[0].lower() == hub_id.lower() for source in entry.sources
-        ):
+        if any(source.kind == "hub" and source.names[0].lower() == hub_id.lower() for source in entry.sources):
             return entry
     return None

@@ -90,9 +90,7 @@ def sparsify(folder: Path, dictionary: Dictionary, **more: object) -> None:
         else:
             settings["n_targets"] = len(weights.decoders)
             # Every source adds its own share of a target's bias.
-            shares = [
-                dictionary.decoder_bias(t) / (2 ** min(t, 1) * max(t, 1)) for t in dictionary.writes_to(layer)
-            ]
+            shares = [dictionary.decoder_bias(t) / (2 ** min(t, 1) * max(t, 1)) for t in dictionary.writes_to(layer)]
             shares[0] = dictionary.decoder_bias(layer) / (2 if layer else 1)
             for offset, decoder in enumerate(weights.decoders):
                 tensors[f"W_decs.{offset}"] = decoder.contiguous()

@@ -17,10 +17,7 @@ def literal_activations(dictionary: Dictionary, layer: int, x: torch.Tensor) -> 
     weights = dictionary.weights[layer]
     out = torch.zeros(len(x), len(weights.encoder))
     for position in range(len(x)):
-        h = [
-            float(x[position] @ weights.encoder[f] + weights.encoder_bias[f])
-            for f in range(len(weights.encoder))
-        ]
+        h = [float(x[position] @ weights.encoder[f] + weights.encoder_bias[f]) for f in range(len(weights.encoder))]
         if dictionary.activation == "topk":
             kept = sorted(range(len(h)), key=lambda f: (-h[f], f))[: weights.k]
         elif weights.threshold is not None:

@@ -85,18 +85,14 @@ WRITERS = {"circuit-tracer": write_circuit_tracer, "saelens": write_saelens}
         ("saelens", {"span": 3}, "span of 3"),
     ],
 )
-def test_what_a_format_cannot_hold_is_refused(
-    tmp_path: Path, writer: str, options: dict, message: str
-) -> None:
+def test_what_a_format_cannot_hold_is_refused(tmp_path: Path, writer: str, options: dict, message: str) -> None:
     with pytest.raises(DictionaryError, match=message):
         WRITERS[writer](random_dictionary(3, 8, 20, **options), tmp_path / "d")
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("writer", list(WRITERS))
-def test_a_failed_write_leaves_the_old_folder(
-    tmp_path: Path, writer: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_folder(tmp_path: Path, writer: str, monkeypatch: pytest.MonkeyPatch) -> None:
     old = random_dictionary(2, 8, 20)
     folder = WRITERS[writer](old, tmp_path / "d")
 
@@ -201,9 +197,7 @@ def test_gemma_scope_2(tmp_path: Path, skip: bool, span: int) -> None:
 def test_gemma_scope_2_through_circuit_tracer_settings(tmp_path: Path, span: int) -> None:
     expected = random_dictionary(3, 8, 20, span=span, skip=True, reads_at="mlp_in", writes_at="resid")
     gemma_scope_2(tmp_path / "g", expected)
-    name = (
-        "params_layer_{}.safetensors" if span > 1 else "layer_{}_width_16k_l0_small_affine/params.safetensors"
-    )
+    name = "params_layer_{}.safetensors" if span > 1 else "layer_{}_width_16k_l0_small_affine/params.safetensors"
     kind = "cross_layer_transcoder" if span > 1 else "transcoder_set"
     listed = [name.format(layer) for layer in range(3)]
     config(tmp_path / "g", kind, transcoders=listed, feature_output_hook="hook_mlp_out")
@@ -252,8 +246,6 @@ def test_negative_thresholds_act_as_zero_where_the_format_clamps(tmp_path: Path)
 def test_fingerprint_follows_the_content_not_the_place(tmp_path: Path) -> None:
     one = load_dictionary(write_circuit_tracer(random_dictionary(2, 8, 20, name="n"), tmp_path / "one"))
     same = load_dictionary(shutil.copytree(tmp_path / "one", tmp_path / "same"))
-    other = load_dictionary(
-        write_circuit_tracer(random_dictionary(2, 8, 20, seed=1, name="n"), tmp_path / "two")
-    )
+    other = load_dictionary(write_circuit_tracer(random_dictionary(2, 8, 20, seed=1, name="n"), tmp_path / "two"))
     assert one.source.fingerprint == same.source.fingerprint != other.source.fingerprint
     assert one.source.path != same.source.path

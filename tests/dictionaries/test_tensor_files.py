@@ -143,8 +143,7 @@ def test_a_dictionary_larger_than_memory_serves_its_rows(tmp_path: Path) -> None
         decoder = {f"W_dec_{layer}": [features, n_layers - layer, d_model]}
         size += sparse_file(tmp_path / f"W_dec_{layer}.safetensors", decoder)
     (tmp_path / "config.yaml").write_text(
-        "model_kind: cross_layer_transcoder\n"
-        "feature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\n"
+        "model_kind: cross_layer_transcoder\nfeature_input_hook: hook_resid_mid\nfeature_output_hook: hook_mlp_out\n"
     )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     dictionary = load_dictionary(tmp_path)

@@ -25,9 +25,7 @@ from lucida.graph.graph import Graph
 from lucida.graph.influence import influence
 from lucida.graph.neuronpedia.names import node_ids
 
-GOLDEN = next(
-    (p / "shared" / "golden" for p in Path(__file__).parents if (p / "shared" / "golden").is_dir()), None
-)
+GOLDEN = next((p / "shared" / "golden" for p in Path(__file__).parents if (p / "shared" / "golden").is_dir()), None)
 
 
 @pytest.fixture
@@ -97,9 +95,7 @@ def assert_reads_as(graph, contents):
     features = graph.nodes.is_kind("feature")
     found = np.stack([graph.nodes.layer, graph.nodes.position, graph.nodes.feature], 1)[features]
     np.testing.assert_array_equal(found, active[selected])
-    np.testing.assert_array_equal(
-        graph.nodes.activation[features], contents["activation_values"].numpy()[selected]
-    )
+    np.testing.assert_array_equal(graph.nodes.activation[features], contents["activation_values"].numpy()[selected])
     assert graph.prompt.tokens == tuple(contents["input_tokens"].tolist())
     np.testing.assert_allclose(graph.metadata["target_weights"], contents["logit_probabilities"].numpy())
 
@@ -193,9 +189,7 @@ def test_strides_and_shared_storages(classes, tmp_path):
     contents = random_contents(classes)
     matrix = contents["adjacency_matrix"]
     contents["adjacency_matrix"] = matrix.T.contiguous().T
-    contents["active_features"] = torch.cat(
-        [torch.zeros(5, 3, dtype=torch.int64), contents["active_features"]]
-    )[5:]
+    contents["active_features"] = torch.cat([torch.zeros(5, 3, dtype=torch.int64), contents["active_features"]])[5:]
     assert not contents["adjacency_matrix"].is_contiguous()
     np.testing.assert_array_equal(
         read_circuit_tracer(saved(contents, tmp_path / "g.pt")).dense().matrix, matrix.numpy()
@@ -303,8 +297,7 @@ HAND_WRITTEN = {
     "call inside a storage": b"\x80\x02(X\x07\x00\x00\x00storagecposix\nsystem\nX\x01\x00\x00\x00x\x85RQ.",
     "type of a storage": b"\x80\x02(X\x07\x00\x00\x00storagecbuiltins\neval\nX\x01\x00\x00\x000"
     b"X\x03\x00\x00\x00cpuK\x01tQ.",
-    "dotted name of an allowed module": b"\x80\x04\x8c\x0ctorch._utils"
-    b"\x8c\x1e_rebuild_tensor_v2.__globals__\x93.",
+    "dotted name of an allowed module": b"\x80\x04\x8c\x0ctorch._utils\x8c\x1e_rebuild_tensor_v2.__globals__\x93.",
     "attribute of a record": b"\x80\x04\x8c\x0ecircuit_tracer\x8c\x15LogitTarget.__class__\x93.",
     "a module that only begins alike": b"\x80\x02ccircuit_tracer_evil\nLogitTarget\n.",
     "old instruction INST": b"(S'echo'\niposix\nsystem\n.",
@@ -318,8 +311,7 @@ HAND_WRITTEN = {
     "call of a text": b"\x80\x02ctorch\nfloat32\n)R.",
     "slots of a record class": b"\x80\x02ccircuit_tracer\nLogitTarget\nN}X\x01\x00\x00\x00aK\x01s\x86b.",
     "state of a function": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00aK\x01sb.",
-    "rebuild without a storage": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n"
-    b"(K\x01K\x00K\x01\x85K\x01\x85\x89}tR.",
+    "rebuild without a storage": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x00K\x01\x85K\x01\x85\x89}tR.",
     "not a dictionary": b"\x80\x02K\x01.",
     "deep nesting": b"\x80\x02)" + b"\x85" * 30_000 + b".",
 }
@@ -406,9 +398,7 @@ def test_compressed_archives_are_refused(tmp_path):
 # damaged files
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04", b"not a zip", pickle.dumps({"a": 1}), b"\x1f\x8b" * 100]
-)
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"not a zip", pickle.dumps({"a": 1}), b"\x1f\x8b" * 100])
 def test_what_is_no_archive_is_refused(tmp_path, content):
     (tmp_path / "g.pt").write_bytes(content)
     with pytest.raises(GraphError, match="not a complete torch archive"):

@@ -87,9 +87,7 @@ def test_without_positions_influence_and_edges_are_added_up():
     rows = graph.nodes.is_kind("logit")[graph.targets]
     columns = graph.nodes.is_kind("feature") & (graph.nodes.layer == 0)
     expected = graph.edges[rows][:, columns].sum(axis=1)
-    found_edges = {
-        c.target: c.weight_a for c in changes if c.source.startswith("[L0/5") and "logit" in c.target
-    }
+    found_edges = {c.target: c.weight_a for c in changes if c.source.startswith("[L0/5") and "logit" in c.target}
     assert sorted(found_edges.values()) == pytest.approx(sorted(expected[expected != 0]), rel=1e-4)
 
 

@@ -119,9 +119,7 @@ def test_attributions_equal_the_sum_of_powers_and_add_up_to_the_logits(seed):
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found.per_logit / scale, expected / scale, atol=1e-4)
     sources = ~graph.nodes.is_kind("feature", "logit")
-    np.testing.assert_allclose(
-        found.per_logit[:, sources].sum(axis=1) / scale, target_values(graph) / scale, atol=1e-4
-    )
+    np.testing.assert_allclose(found.per_logit[:, sources].sum(axis=1) / scale, target_values(graph) / scale, atol=1e-4)
     weights = np.array(graph.metadata["target_weights"])
     np.testing.assert_allclose(found.magnitude, weights @ np.abs(found.per_logit))
     np.testing.assert_allclose(found.signed, weights @ found.per_logit)

@@ -186,9 +186,7 @@ def test_one_layer_graphs_are_refused(tmp_path):
         written(random_graph(n_layers=1), tmp_path / "g.json")
     graph = random_graph(n_layers=3)
     with pytest.raises(GraphError, match="above layer 0"):
-        written(
-            graph.subgraph(np.flatnonzero((graph.nodes.layer < 1) | (graph.nodes.layer == 3))), tmp_path / "g"
-        )
+        written(graph.subgraph(np.flatnonzero((graph.nodes.layer < 1) | (graph.nodes.layer == 3))), tmp_path / "g")
 
 
 def test_nodes_without_edges_are_kept(tmp_path):
@@ -201,9 +199,7 @@ def test_nodes_without_edges_are_kept(tmp_path):
 
 
 def test_source_set_stands_in_both_places(tmp_path):
-    about = written(random_graph(), tmp_path / "g.json", source_set="a-set", feature_url="https://f.org/")[
-        "metadata"
-    ]
+    about = written(random_graph(), tmp_path / "g.json", source_set="a-set", feature_url="https://f.org/")["metadata"]
     assert about["info"]["neuronpedia_source_set"] == "a-set"
     assert about["feature_details"] == {
         "neuronpedia_source_set": "a-set",
@@ -216,9 +212,7 @@ def test_influence_is_the_cumulative_share(tmp_path):
     nodes = written(graph, tmp_path / "g.json")["nodes"]
     inner = [(n["influence"], n["lucida"]["influence"]) for n in nodes if n["influence"] is not None]
     inner = sorted(pair for pair in inner if pair[0] > 0)
-    total = sum(
-        i for n in nodes for i in [n["lucida"]["influence"]] if n["feature_type"] not in ("logit", "bias")
-    )
+    total = sum(i for n in nodes for i in [n["lucida"]["influence"]] if n["feature_type"] not in ("logit", "bias"))
     total += sum(n["lucida"]["influence"] for n in nodes if n["feature_type"] == "bias")
     strengths = [own for _, own in inner]
     assert strengths == sorted(strengths, reverse=True)

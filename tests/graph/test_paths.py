@@ -46,9 +46,7 @@ def every_path(graph, measure):
 @given(st.integers(0, 10_000), st.integers(1, 12), st.booleans())
 @settings(max_examples=12, deadline=None)
 def test_paths_are_the_strongest_of_all(seed, count, linear):
-    graph = (
-        linear_graph(seed, n_features=6) if linear else random_graph(seed, n_features=8, tokens=("a", "b"))
-    )
+    graph = linear_graph(seed, n_features=6) if linear else random_graph(seed, n_features=8, tokens=("a", "b"))
     every = every_path(graph, "attribution" if linear else "influence")
     found = strongest_paths(graph, count)
     sizes = sorted((abs(p) for p in every.values()), reverse=True)[:count]

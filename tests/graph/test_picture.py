@@ -245,9 +245,7 @@ def test_edges_are_shares_of_inputs_strongest_last():
     assert (np.diff(edges.strength) >= 0).all()
     matrix = np.abs(graph.dense().matrix)
     matrix[:, graph.nodes.is_kind("bias")] = 0
-    for source, target, share, negative in zip(
-        edges.source, edges.target, edges.share, edges.is_negative, strict=True
-    ):
+    for source, target, share, negative in zip(edges.source, edges.target, edges.share, edges.is_negative, strict=True):
         assert share == pytest.approx(matrix[target, source] / matrix[target].sum(), rel=1e-4)
         assert negative == (graph.dense().matrix[target, source] < 0)
     everything = chosen_edges(graph, laid_out(graph), 10**6)

@@ -217,16 +217,10 @@ def test_folding_keeps_the_sum_of_every_row(seed, with_errors):
     assert len(np.unique(place, axis=0)) == len(place)
     # What is read off one removed node's place is what all removed nodes there gave, signs kept.
     gone = np.flatnonzero(~stays)
-    where = (graph.nodes.layer == graph.nodes.layer[gone[0]]) & (
-        graph.nodes.position == graph.nodes.position[gone[0]]
-    )
+    where = (graph.nodes.layer == graph.nodes.layer[gone[0]]) & (graph.nodes.position == graph.nodes.position[gone[0]])
     expected = graph.edges[rows][:, where & (~stays | graph.nodes.is_kind("error"))].sum(axis=1)
-    same = (folded.nodes.layer == graph.nodes.layer[gone[0]]) & (
-        folded.nodes.position == graph.nodes.position[gone[0]]
-    )
-    np.testing.assert_allclose(
-        folded.edges[:, same & folded.nodes.is_kind("error")].sum(axis=1), expected, atol=1e-5
-    )
+    same = (folded.nodes.layer == graph.nodes.layer[gone[0]]) & (folded.nodes.position == graph.nodes.position[gone[0]])
+    np.testing.assert_allclose(folded.edges[:, same & folded.nodes.is_kind("error")].sum(axis=1), expected, atol=1e-5)
 
 
 def test_folding_nothing_away_changes_nothing():

@@ -385,9 +385,7 @@ def literal_forward(data: bytes, ids: list[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_a_converted_checkpoint_computes_what_llama2c_does(
-    tmp_path: Path, vocabulary: Vocabulary, tied: bool
-):
+def test_a_converted_checkpoint_computes_what_llama2c_does(tmp_path: Path, vocabulary: Vocabulary, tied: bool):
     data = checkpoint_bytes(vocabulary, tied=tied)
     (tmp_path / "model").write_bytes(data)
     assert convert_llama2c(tmp_path / "model", tmp_path / "out") is True

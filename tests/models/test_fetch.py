@@ -99,12 +99,8 @@ def make_wheel(folder: Path, name: str, member: str, data: bytes, version: str =
     with zipfile.ZipFile(path, "w") as wheel:
         wheel.writestr(f"{name.replace('-', '_')}/__init__.py", "raise RuntimeError('never imported')")
         wheel.writestr(f"{name.replace('-', '_')}/data/{member}", data)
-        wheel.writestr(
-            f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-        )
-        wheel.writestr(
-            f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-        )
+        wheel.writestr(f"{stem}.dist-info/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        wheel.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         wheel.writestr(f"{stem}.dist-info/RECORD", "")
     return path
 
@@ -218,9 +214,7 @@ def test_a_damaged_copy_is_made_again(index: Path, tmp_path: Path, damage: str):
     assert not left_over(tmp_path)
 
 
-def test_parts_that_arrived_are_not_fetched_again(
-    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_parts_that_arrived_are_not_fetched_again(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FAKE_FAIL", "tiny-part3")
     monkeypatch.setenv("FAKE_SAYS", "ERROR: No matching distribution found for tiny-part3==1.0.0")
     with pytest.raises(FetchError, match="No matching distribution found for tiny-part3"):
@@ -279,9 +273,7 @@ def test_no_network_names_every_source_and_its_reason(index: Path, monkeypatch: 
     assert "\n" not in message
 
 
-def test_the_hub_is_tried_first_and_left_in_seconds(
-    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_the_hub_is_tried_first_and_left_in_seconds(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     entry = replace(ENTRY, sources=(Source("hub", ("nobody/tiny",)), SOURCE))
     monkeypatch.setitem(REGISTRY, "tiny", entry)
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -372,9 +364,7 @@ def test_two_processes_fetch_once(index: Path, tmp_path: Path):
     assert asked(tmp_path) == list(PARTS)
 
 
-def test_an_interrupted_conversion_leaves_no_model(
-    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_an_interrupted_conversion_leaves_no_model(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupted(weights: Path, folder: Path, **_: Any) -> bool:
         (folder / "config.json").write_text("{}")
         raise KeyboardInterrupt

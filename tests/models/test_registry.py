@@ -8,9 +8,7 @@ import pytest
 from lucida.errors import ModelError
 from lucida.models.registry import DEFAULT_MODEL, REGISTRY, ModelEntry, entry_of_hub_id, find_entry, is_known
 
-PACKAGED = [
-    (entry, source) for entry in REGISTRY.values() for source in entry.sources if source.kind != "hub"
-]
+PACKAGED = [(entry, source) for entry in REGISTRY.values() for source in entry.sources if source.kind != "hub"]
 
 
 @pytest.mark.parametrize("name", ["SmolLM2-135M", "smollm2-135m", "SMOLLM2-135M"])

@@ -157,9 +157,7 @@ def _read_clt(folder: Path) -> Read:
 
 def _stack(biases: list[Tensor], folder: Path) -> Tensor:
     if len({tuple(bias.shape) for bias in biases}) != 1:
-        raise DictionaryError(
-            f"{folder} has decoder biases of different sizes; its layers are of different models"
-        )
+        raise DictionaryError(f"{folder} has decoder biases of different sizes; its layers are of different models")
     return torch.stack([bias.to(torch.float32) for bias in biases])
 
 
@@ -168,15 +166,11 @@ def _activation(layers: dict[int, LayerWeights], folder: Path) -> str:
         return "topk"
     with_threshold = sum(weights.threshold is not None for weights in layers.values())
     if with_threshold not in (0, len(layers)):
-        raise DictionaryError(
-            f"{folder} has thresholds in {with_threshold} of {len(layers)} layers; fetch it again"
-        )
+        raise DictionaryError(f"{folder} has thresholds in {with_threshold} of {len(layers)} layers; fetch it again")
     return "jumprelu" if with_threshold else "relu"
 
 
-def write_circuit_tracer(
-    dictionary: Dictionary, folder: str | Path, *, dtype: torch.dtype = torch.float32
-) -> Path:
+def write_circuit_tracer(dictionary: Dictionary, folder: str | Path, *, dtype: torch.dtype = torch.float32) -> Path:
     """Write a dictionary as a folder that circuit-tracer and we read; return the folder.
 
     Raises DictionaryError for what the format cannot hold: TopK (its file cannot be loaded again), a
@@ -206,22 +200,16 @@ def _refuse_unwritable(dictionary: Dictionary, *, cross: bool) -> None:
     if dictionary.activation == "topk":
         raise DictionaryError(f"circuit-tracer cannot load TopK files again, so {name} is not written as one")
     if dictionary.layers != tuple(range(n_layers)):
-        raise DictionaryError(
-            f"circuit-tracer needs every layer; {name} has {len(dictionary.layers)} of {n_layers}"
-        )
+        raise DictionaryError(f"circuit-tracer needs every layer; {name} has {len(dictionary.layers)} of {n_layers}")
     if cross and any(len(dictionary.writes_to(layer)) != n_layers - layer for layer in dictionary.layers):
-        raise DictionaryError(
-            f"circuit-tracer needs a span of 1 or of every layer above; {name} has {dictionary.span}"
-        )
+        raise DictionaryError(f"circuit-tracer needs a span of 1 or of every layer above; {name} has {dictionary.span}")
     if cross and dictionary.has_skip:
         raise DictionaryError(f"circuit-tracer drops skip connections of cross-layer files; {name} has them")
     if len({dictionary.n_features(layer) for layer in dictionary.layers}) > 1:
         raise DictionaryError(f"circuit-tracer needs equally many features at each layer; {name} differs")
 
 
-def _write_layer(
-    dictionary: Dictionary, layer: int, folder: Path, dtype: torch.dtype, *, cross: bool
-) -> None:
+def _write_layer(dictionary: Dictionary, layer: int, folder: Path, dtype: torch.dtype, *, cross: bool) -> None:
     weights, bias = dictionary.weights[layer], dictionary.decoder_bias(layer)
     if not cross:
         tensors = {

@@ -84,9 +84,7 @@ def inside(folder: Path, entry: object) -> Path:
     if not isinstance(entry, str) or not entry:
         raise DictionaryError(f"{folder} lists {str(entry)[:80]!r} as a file; expected a path in the folder")
     if "://" in entry:
-        raise DictionaryError(
-            f"{folder} lists {entry}: fetch that file into the folder and list it by its path there"
-        )
+        raise DictionaryError(f"{folder} lists {entry}: fetch that file into the folder and list it by its path there")
     # Only the name is checked: the hub's cache keeps its files behind symbolic links.
     if os.path.isabs(entry) or os.path.normpath(entry).split(os.sep)[0] == os.pardir:
         raise DictionaryError(f"{folder} lists {entry}, which lies outside the folder; refused")
@@ -111,9 +109,7 @@ def by_layer(folder: Path, layers: Iterable[tuple[int | None, Path]]) -> dict[in
             raise DictionaryError(f"cannot tell which layer {name} in {folder} belongs to; name it layer_N")
         if layer in found:
             other = found[layer].relative_to(folder)
-            raise DictionaryError(
-                f"{folder} has two dictionaries for layer {layer}: {other} and {name}; keep one"
-            )
+            raise DictionaryError(f"{folder} has two dictionaries for layer {layer}: {other} and {name}; keep one")
         found[layer] = path
     return dict(sorted(found.items()))
 

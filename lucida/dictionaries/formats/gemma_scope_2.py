@@ -48,9 +48,7 @@ def read_gemma_scope_2(folder: Path, n_layers: int | None) -> Dictionary:
     for layer, path in paths.items():
         read = cross_layer(opened[layer], path, layer, count) if is_cross else per_layer(opened[layer], path)
         layers[layer], biases[layer] = read
-    settings = [
-        path.parent / "config.json" for path in paths.values() if (path.parent / "config.json").is_file()
-    ]
+    settings = [path.parent / "config.json" for path in paths.values() if (path.parent / "config.json").is_file()]
     reads, writes, model_name = _settings(settings)
     return Dictionary(
         name=folder.name, model_name=model_name, n_layers=count, d_model=biases[min(biases)].shape[0],
@@ -69,9 +67,7 @@ def _settings(paths: list[Path]) -> tuple[str, str, str | None]:
         if config.get("type") == "sae":
             raise DictionaryError(f"{path.parent} is a sparse autoencoder, not a transcoder")
         if config.get("architecture") not in (None, "jump_relu", "jumprelu", "transcoder", "clt"):
-            raise DictionaryError(
-                f"{path} has architecture {str(config['architecture'])[:80]!r}; known is jump_relu"
-            )
+            raise DictionaryError(f"{path} has architecture {str(config['architecture'])[:80]!r}; known is jump_relu")
         if isinstance(config.get("hf_hook_point_in"), str):
             reads = reads_at(config["hf_hook_point_in"], path)
         if isinstance(config.get("hf_hook_point_out"), str):
@@ -84,9 +80,7 @@ def per_layer(tensors: dict[str, Tensor], path: Path) -> tuple[LayerWeights, Ten
     return _layer(tensors, path, (need(tensors, "w_dec", path, 2),))
 
 
-def cross_layer(
-    tensors: dict[str, Tensor], path: Path, layer: int, n_layers: int
-) -> tuple[LayerWeights, Tensor]:
+def cross_layer(tensors: dict[str, Tensor], path: Path, layer: int, n_layers: int) -> tuple[LayerWeights, Tensor]:
     """The features and the decoder bias of one cross-layer file.
 
     Its decoder [feature, layer, d_model] has a place for every layer; those below the file's own are unused.
@@ -97,9 +91,7 @@ def cross_layer(
     return _layer(tensors, path, decoder.unbind(1)[layer:])
 
 
-def _layer(
-    tensors: dict[str, Tensor], path: Path, decoders: tuple[Tensor, ...]
-) -> tuple[LayerWeights, Tensor]:
+def _layer(tensors: dict[str, Tensor], path: Path, decoders: tuple[Tensor, ...]) -> tuple[LayerWeights, Tensor]:
     skip = tensors.get("affine_skip_connection")
     weights = LayerWeights(
         encoder=need(tensors, "w_enc", path, 2).T,

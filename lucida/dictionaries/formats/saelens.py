@@ -58,9 +58,7 @@ def read_saelens(folder: Path, n_layers: int | None) -> Dictionary:
         writes = writes_at(_fact(config, "hook_name_out") or "hook_mlp_out", where)
         facts.add((activation, reads, writes, text_or_none({"m": _fact(config, "model_name")}, "m")))
     if len(facts) > 1:
-        raise DictionaryError(
-            f"{folder} mixes layers of different kinds, hooks or models; keep one kind in a folder"
-        )
+        raise DictionaryError(f"{folder} mixes layers of different kinds, hooks or models; keep one kind in a folder")
     activation, reads, writes, model_name = facts.pop()
     stated = _fact(settings[places[max(places)]], "n_layers")
     if n_layers is None and isinstance(stated, int):
@@ -98,13 +96,9 @@ def _refuse_unreadable(config: dict[str, Any], where: Path) -> str:
         ("reshape_activations", (None, "none")),
     ):
         if config.get(name) not in allowed:
-            raise DictionaryError(
-                f"{where} has {name} {str(config[name])[:80]!r}, not honoured exactly; fold it in"
-            )
+            raise DictionaryError(f"{where} has {name} {str(config[name])[:80]!r}, not honoured exactly; fold it in")
     if config.get("d_in") != config.get("d_out", config.get("d_in")):
-        raise DictionaryError(
-            f"{where} reads {config['d_in']} dimensions and writes {config['d_out']}: not an MLP's"
-        )
+        raise DictionaryError(f"{where} reads {config['d_in']} dimensions and writes {config['d_out']}: not an MLP's")
     return ARCHITECTURES[architecture]
 
 
@@ -113,9 +107,7 @@ def _read_layer(path: Path, config: dict[str, Any]) -> tuple[LayerWeights, Tenso
     known = {"W_enc", "W_dec", "b_enc", "b_dec", "threshold", "W_skip"}
     for name, tensor in tensors.items():
         if name not in known and not (name.endswith("scaling_factor") and bool((tensor == 1).all())):
-            raise DictionaryError(
-                f"{path} holds {name}, which we cannot honour exactly; fold it into the weights"
-            )
+            raise DictionaryError(f"{path} holds {name}, which we cannot honour exactly; fold it into the weights")
     has_threshold = config["architecture"].startswith("jumprelu")
     has_skip = "skip" in config["architecture"]
     if not has_threshold and "threshold" in tensors:
@@ -139,9 +131,7 @@ def write_saelens(dictionary: Dictionary, folder: str | Path, *, dtype: torch.dt
     """
     folder = Path(folder)
     if dictionary.span > 1:
-        raise DictionaryError(
-            f"SAELens holds per-layer transcoders; {dictionary.name} has a span of {dictionary.span}"
-        )
+        raise DictionaryError(f"SAELens holds per-layer transcoders; {dictionary.name} has a span of {dictionary.span}")
     if dictionary.activation == "topk":
         raise DictionaryError(f"SAELens has no TopK transcoder; {dictionary.name} is one")
     with replacing(folder, folder=True) as temporary:

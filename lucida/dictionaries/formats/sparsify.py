@@ -37,12 +37,8 @@ def read_sparsify(folder: Path, n_layers: int | None) -> Dictionary:
     places = by_layer(folder, ((_layer_of(folder, p.parent), p.parent) for p in files_named(folder, WEIGHTS)))
     _refuse_other_inputs(folder)
     read = {layer: _read_layer(place) for layer, place in places.items()}
-    if any(len(one.biases) > 1 for one in read.values()) and list(places) != list(
-        range(min(places), max(places) + 1)
-    ):
-        raise DictionaryError(
-            f"{folder} is cross-layer and lacks a layer between {min(places)} and {max(places)}"
-        )
+    if any(len(one.biases) > 1 for one in read.values()) and list(places) != list(range(min(places), max(places) + 1)):
+        raise DictionaryError(f"{folder} is cross-layer and lacks a layer between {min(places)} and {max(places)}")
     count = number_of_layers(places, n_layers, folder)
     layers = {layer: one.weights for layer, one in read.items()}
     return Dictionary(
@@ -90,9 +86,7 @@ def _read_layer(place: Path) -> _Read:
     _refuse_post_encoders(tensors, path)
     n_targets = config.get("n_targets") or 0
     if not isinstance(n_targets, int):
-        raise DictionaryError(
-            f"{place / 'cfg.json'} has n_targets {str(n_targets)[:80]!r}, expected a number"
-        )
+        raise DictionaryError(f"{place / 'cfg.json'} has n_targets {str(n_targets)[:80]!r}, expected a number")
     if n_targets and "W_decs.0" in tensors:
         decoders = tuple(need(tensors, f"W_decs.{i}", path, 2) for i in range(n_targets))
         biases = [need(tensors, f"b_decs.{i}", path, 1) for i in range(n_targets)]
@@ -112,9 +106,7 @@ def _read_layer(place: Path) -> _Read:
 
 def _refuse_unreadable(config: dict[str, Any], where: Path) -> int:
     if config.get("transcode") is not True:
-        raise DictionaryError(
-            f"{where} does not say `transcode: true`: it is a sparse autoencoder, not a transcoder"
-        )
+        raise DictionaryError(f"{where} does not say `transcode: true`: it is a sparse autoencoder, not a transcoder")
     if config.get("activation", "topk") != "topk":
         raise DictionaryError(f"{where} has activation {str(config['activation'])[:80]!r}; readable is topk")
     on = [name for name in _MUST_BE_OFF if config.get(name)]
@@ -139,9 +131,7 @@ def _skip(config: dict[str, Any], tensors: dict[str, Tensor], path: Path, n_targ
     if not config.get("skip_connection"):
         return None
     if n_targets > 1:
-        raise DictionaryError(
-            f"{path} has skip connections to {n_targets} layers; only a layer's own is supported"
-        )
+        raise DictionaryError(f"{path} has skip connections to {n_targets} layers; only a layer's own is supported")
     return need(tensors, "W_skips.0" if "W_skips.0" in tensors else "W_skip", path, 2)
 
 
@@ -152,8 +142,6 @@ def _summed_biases(read: dict[int, _Read], n_layers: int, folder: Path) -> Tenso
     for layer, one in read.items():
         for offset, bias in enumerate(one.biases):
             if layer + offset >= n_layers or len(bias) != d_model:
-                raise DictionaryError(
-                    f"{folder} has a bias of layer {layer} that fits no layer {layer + offset}"
-                )
+                raise DictionaryError(f"{folder} has a bias of layer {layer} that fits no layer {layer + offset}")
             table[layer + offset] += bias.to(torch.float32)
     return table

@@ -31,9 +31,7 @@ FORMATS: dict[str, Format] = {
 """Tried in this order: a config.yaml says most about what lies beside it."""
 
 
-def load_dictionary(
-    path: str | Path, format: str | None = None, *, n_layers: int | None = None
-) -> Dictionary:
+def load_dictionary(path: str | Path, format: str | None = None, *, n_layers: int | None = None) -> Dictionary:
     """The dictionary in a folder, its weights memory-mapped; the format is recognised unless given.
 
     `n_layers` is that of the model, for dictionaries that cover only some layers (else the last layer

@@ -272,9 +272,7 @@ def _edges(entries: list[_Entry], links: list[Any], *, is_ours: bool) -> _Edges:
                 f"node id {_short(entry.id)!r} stands for two nodes, so its links cannot be told apart"
                 " (a known fault of circuit-tracer's error ids)"
             )
-    targets = [
-        i for i, e in enumerate(entries) if (e.has_inputs if is_ours else e.kind in ("feature", "logit"))
-    ]
+    targets = [i for i, e in enumerate(entries) if (e.has_inputs if is_ours else e.kind in ("feature", "logit"))]
     if 4 * len(targets) * len(entries) > MOST_EDGE_BYTES:
         raise GraphError(f"a graph of {len(entries):,} nodes does not fit in memory: prune it before reading")
     rows = {target: row for row, target in enumerate(targets)}
@@ -346,11 +344,7 @@ def _parameters(document: dict[str, Any], about: dict[str, Any], ids: dict[str, 
         except (ValueError, RecursionError) as error:
             raise GraphError(f"'supernodes' of qParams is not JSON: {_short(groups)}") from error
     fits = isinstance(groups, list) and all(isinstance(group, list) for group in groups)
-    if (
-        not fits
-        or not isinstance(pinned, list)
-        or not all(isinstance(n, str) for g in [pinned, *groups] for n in g)
-    ):
+    if not fits or not isinstance(pinned, list) or not all(isinstance(n, str) for g in [pinned, *groups] for n in g):
         raise GraphError("'pinnedIds' of qParams must be a list of texts, 'supernodes' a list of such lists")
     kept = {
         "slug": _get(about, "slug", str, "metadata"),

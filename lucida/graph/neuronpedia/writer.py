@@ -88,9 +88,7 @@ def write_neuronpedia(
         for piece in _pieces(graph, head, ids):
             size += len(piece)  # ASCII only
             if size_limit is not None and size > size_limit:
-                raise GraphError(
-                    f"the JSON of these {len(ids)} nodes is larger than {size_limit:,} bytes: prune more"
-                )
+                raise GraphError(f"the JSON of these {len(ids)} nodes is larger than {size_limit:,} bytes: prune more")
             file.write(piece)
     links = int(np.count_nonzero(graph.edges))
     return NeuronpediaExport(Path(path), size, len(ids), links, _warnings(graph, size))

@@ -1,0 +1,89 @@
+"""The least work a trace can do, in flops, and how fast this machine multiplies plain matrices.
+
+The floor of a sweep is the work that no exact method without autograd can avoid: carry the gradient of every
+target across every attention block below it, at the positions up to its own (W_O, then W_V), and contract
+it with every active feature it can see.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from meter import cpu_seconds
+from torch import Tensor
+
+from lucida.replacement import Replacement
+
+MATMUL_SIZE = 1536
+MATMUL_SECONDS = 0.4
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Flops of a sweep over given targets. `mixing` (the attention patterns themselves) is not part of the
+    floor's formula; it is listed because it grows with the square of the prompt length."""
+
+    crossing: int
+    reading: int
+    mixing: int
+
+    @property
+    def total(self) -> int:
+        """The floor: crossing and reading."""
+        return self.crossing + self.reading
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"total": self.total}
+
+
+def sweep_floor(replacement: Replacement, layer: Tensor, position: Tensor) -> Floor:
+    """The floor of the targets that read at `layer` (logits: n_layers) and `position`.
+
+    crossing = sum over targets of blocks x (position + 1) x 2 (d x query_width + value_width x d),
+    reading = sum over targets of active features below it and not after it x 2 d.
+    """
+    model = replacement.view.model
+    heads, values = model.n_heads * model.d_head, model.n_kv_heads * model.d_head
+    layer, position = layer.cpu(), position.cpu()
+    # A feature also crosses the attention of its own layer, unless the two halves run in parallel.
+    own = 0 if model.is_parallel else 1
+    blocks = torch.where(layer < model.n_layers, layer + own, layer)
+    seen = position + 1
+    crossed = int((blocks * seen).sum())
+    pairs = int((blocks * seen * (seen + 1) // 2).sum())
+    return Floor(
+        crossing=crossed * 2 * model.d_model * (heads + values),
+        reading=int(_sources_below(replacement)[layer, position].sum()) * 2 * model.d_model,
+        mixing=pairs * 2 * heads,
+    )
+
+
+def _sources_below(replacement: Replacement) -> Tensor:
+    """[layer, pos]: active features that write below `layer` at positions up to `pos`."""
+    view = replacement.view
+    written = torch.zeros(view.n_layers + 1, view.n_positions, dtype=torch.int64)
+    for layer in range(view.n_layers):
+        written[layer + 1] = torch.tensor([s.stop - s.start for s in replacement.slices(layer)])
+    return written.cumsum(0).cumsum(1)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Flops per second of wall time and of CPU time (all threads)."""
+
+    per_wall: float
+    per_cpu: float
+
+
+def matmul_rate(dtype: torch.dtype, shape: tuple[int, int, int] | None = None) -> Rate:
+    """The rate of one plain torch product [m, k] x [k, n], square and large unless a shape is given."""
+    m, k, n = shape or (MATMUL_SIZE, MATMUL_SIZE, MATMUL_SIZE)
+    a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
+    out = a @ b
+    done, wall, cpu = 0, time.perf_counter(), cpu_seconds()
+    while time.perf_counter() - wall < MATMUL_SECONDS:
+        torch.matmul(a, b, out=out)
+        done += 1
+    flops = 2 * m * k * n * done
+    return Rate(flops / (time.perf_counter() - wall), flops / max(cpu_seconds() - cpu, 1e-9))

@@ -1,0 +1,74 @@
+"""Where the CPU seconds of a trace go, by timing the functions it is made of from outside.
+
+Times are exclusive: a stage stops counting while one inside it runs. The last stage on the list is whatever no
+named function did.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+from meter import cpu_seconds
+
+STAGES = (
+    ("forward", "lucida.attribution.record"),
+    ("active features", "lucida.attribution.replace_features"),
+    ("sweep", "lucida.selection.sweep"),
+    ("read vectors", "lucida.selection.feature_targets"),
+    ("selection", "lucida.attribution.expand"),
+    ("assembly", "lucida.attribution.assemble"),
+    ("labels", "lucida.attribution.label_features"),
+)
+REST = "rest"
+
+
+@dataclass
+class Stages:
+    """CPU and wall seconds of each stage, and what the stages were called with and gave."""
+
+    cpu: dict[str, float] = field(default_factory=dict)
+    wall: dict[str, float] = field(default_factory=dict)
+    calls: dict[str, list[tuple[tuple, Any]]] = field(default_factory=dict)
+    _running: list[str] = field(default_factory=lambda: [REST])
+    _since: tuple[float, float] = (0.0, 0.0)
+
+    def switch(self) -> None:
+        """Charge the time since the last switch to the stage that runs."""
+        now = (cpu_seconds(), time.perf_counter())
+        stage = self._running[-1]
+        self.cpu[stage] = self.cpu.get(stage, 0.0) + now[0] - self._since[0]
+        self.wall[stage] = self.wall.get(stage, 0.0) + now[1] - self._since[1]
+        self._since = now
+
+    def timed(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """`function`, timed as a stage."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            self.switch()
+            self._running.append(stage)
+            try:
+                result = function(*args, **kwargs)
+            finally:
+                self.switch()
+                self._running.pop()
+            self.calls.setdefault(stage, []).append((args, result))
+            return result
+
+        return call
+
+
+@contextmanager
+def watch_stages() -> Iterator[Stages]:
+    """Time the stages of every trace in the block."""
+    stages = Stages()
+    with ExitStack() as stack:
+        for stage, where in STAGES:
+            patch = mock.patch(where)
+            original, _ = patch.get_original()
+            stack.enter_context(mock.patch(where, stages.timed(stage, original)))
+        stages._since = (cpu_seconds(), time.perf_counter())
+        yield stages
+        stages.switch()
