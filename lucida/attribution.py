@@ -66,7 +66,10 @@ def trace(
     influential ones; None expands all. Edges of a row add up to its target's value. `dtype` is the
     type of the products ("float32" or "bfloat16"); sums are always float32.
 
-    Raises PromptError for a prompt or target that cannot be traced, DictionaryError when no feature is active.
+    With neurons, `max_nodes` is how many are nodes; all others pass the signal on.
+
+    Raises PromptError for a prompt or target that cannot be traced, DictionaryError when no feature is active,
+    ModelError for the neurons of a mixture of experts, LucidaError when no neuron reaches the target.
     """
     started = time.perf_counter()
     if max_nodes == "default":
@@ -202,9 +205,10 @@ def assemble(
     order = torch.argsort(layer * layout.n_positions + position, stable=True)
     chosen = chosen[order]
     rows = torch.cat((len(targets) + order, torch.arange(len(targets))))
-    has_unexpanded = len(chosen) < len(active)
-    edges = _edges(replacement, expansion, chosen, rows, len(targets), has_unexpanded)
-    nodes = _node_table(replacement, chosen, targets, at, has_unexpanded)
+    rest = ["error"] if not replacement.is_exact else []
+    rest += ["unexpanded"] if len(chosen) < len(active) else []
+    edges = _edges(replacement, expansion, chosen, rows, len(targets), rest)
+    nodes = _node_table(replacement, chosen, targets, at, rest)
     features = np.arange(len(chosen), dtype=np.int64)
     logits = np.arange(len(nodes) - len(targets), len(nodes), dtype=np.int64)
     graph = Graph(nodes, edges.numpy(), np.concatenate((features, logits)), prompt, metadata)
@@ -218,11 +222,11 @@ def _edges(
     chosen: Tensor,
     rows: Tensor,
     n_targets: int,
-    has_unexpanded: bool,
+    rest: list[str],
 ) -> Tensor:
     layout = Layout.of(replacement)
     n_sites = layout.n_layers * layout.n_positions
-    width = len(chosen) + n_sites + layout.n_positions + n_sites * has_unexpanded + 1 + n_targets
+    width = len(chosen) + n_sites * len(rest) + layout.n_positions + 1 + n_targets
     edges = torch.zeros(len(rows), width)
     site = (replacement.active.layer * layout.n_positions + replacement.active.position).cpu()
     outside = torch.ones(layout.n_active, dtype=torch.bool)
@@ -232,9 +236,12 @@ def _edges(
         block, source = edges[part], expansion.rows[rows[part]]
         at = len(chosen)
         block[:, :at] = source[:, chosen]
-        block[:, at : at + n_sites + layout.n_positions] = source[:, layout.errors.start : layout.bias]
-        at += n_sites + layout.n_positions
-        if has_unexpanded:
+        if "error" in rest:
+            block[:, at : at + n_sites] = source[:, layout.errors]
+            at += n_sites
+        block[:, at : at + layout.n_positions] = source[:, layout.embeddings]
+        at += layout.n_positions
+        if "unexpanded" in rest:
             block[:, at : at + n_sites].index_add_(1, site[left], source[:, left])
             at += n_sites
         block[:, at] = source[:, layout.bias]
@@ -247,7 +254,7 @@ def _node_table(
     chosen: Tensor,
     targets: list[LogitTarget],
     at: int,
-    has_unexpanded: bool,
+    rest: list[str],
 ) -> NodeTable:
     active, layout, prompt = replacement.active, Layout.of(replacement), replacement.view.recording.prompt
     sites = np.arange(layout.n_layers * layout.n_positions)
@@ -258,9 +265,9 @@ def _node_table(
     parts = [  # kind, layer, position, feature, token, activation, probability
         _part("feature", active.layer.cpu()[chosen].numpy(), feature_position,
               active.feature.cpu()[chosen].numpy(), tokens[feature_position], active.activation.cpu()[chosen].numpy()),
-        _part("error", site_layer, site_position),
+        *([_part("error", site_layer, site_position)] if "error" in rest else []),
         _part("embedding", -1, positions, token=tokens),
-        *([_part("unexpanded", site_layer, site_position)] if has_unexpanded else []),
+        *([_part("unexpanded", site_layer, site_position)] if "unexpanded" in rest else []),
         _part("bias", -1, np.array([-1])),
         _part("logit", layout.n_layers, np.full(len(targets), at),
               token=np.array([-1 if t.minus is not None else t.token for t in targets]),

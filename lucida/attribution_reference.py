@@ -1,8 +1,9 @@
 """The sweep's slow literal twin: autograd through the model's own modules, one target at a time.
 
-For tests and for readers. Attention patterns and norm denominators are held at their recorded values, every
-MLP output is a leaf (or, for neurons, its linearisation), and an edge is gradient times what the source wrote
-(Circuit Tracing 2025, "Constructing an attribution graph"). Nothing of lucida/models/linear.py's algebra is used.
+For tests and for readers. Attention patterns and norm denominators are held at their recorded values, every MLP output
+is a leaf (or, for neurons, its linearisation), and an edge is gradient times what the source wrote (Circuit Tracing
+2025, "Constructing an attribution graph"). How gradients travel owes nothing to lucida/models/linear.py; what each
+source wrote is taken from the Replacement, and the bias column is what the other columns leave over.
 """
 
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from lucida.models.frozen import frozen_attention, frozen_norms
+from lucida.models.model import linear
 from lucida.neurons import NeuronSources
 from lucida.replacement import FeatureSources, Replacement
 from lucida.sweep import Layout
@@ -144,10 +146,10 @@ def _hidden(replacement: Replacement, layer: int, x: Tensor) -> Tensor:
     model = replacement.view.model
     weights, act = model.mlp_weights(layer), model.activation(layer)
     x = _site(replacement, layer, x, "mlp_in")
-    up = x @ weights.up.T if weights.up_bias is None else x @ weights.up.T + weights.up_bias
+    up = linear(x, weights.up, weights.up_bias)
     if weights.gate is None:
         return up * (act(up) / up).detach()
-    gate = x @ weights.gate.T
+    gate = linear(x, weights.gate, weights.gate_bias)
     slope = (act(gate) / gate).detach()
     return 0.5 * slope * (gate * up.detach() + gate.detach() * up)
 
@@ -175,7 +177,7 @@ def _row(replacement: Replacement, tape: _Tape, value: Tensor) -> Tensor:
     leaves = [tape.embedding, *tape.leaves]
     gradients = [
         torch.zeros_like(leaf) if g is None else g
-        for leaf, g in zip(leaves, torch.autograd.grad(value, leaves, retain_graph=True, allow_unused=True), strict=True)
+        for leaf, g in zip(leaves, torch.autograd.grad(value, leaves, None, True, allow_unused=True), strict=True)
     ]  # fmt: skip
     row = torch.zeros(layout.width)
     explained = (gradients[0] * tape.embedding).sum()

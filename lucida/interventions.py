@@ -20,7 +20,7 @@ from lucida.errors import InterventionError
 from lucida.graph import Node
 from lucida.models.frozen import frozen_attention, frozen_norms
 from lucida.models.linear import FrozenModel
-from lucida.models.model import Model, PromptLike
+from lucida.models.model import Model, PromptLike, linear
 from lucida.models.recording import Recording, record
 
 Mode = Literal["free", "constrained", "frozen"]
@@ -120,9 +120,11 @@ def intervene(
     """Run `prompt` with features (or, without a dictionary, neurons) changed.
 
     `edits` maps nodes, tuples of nodes or (layer, position, feature) to a factor, Scale, Set, Inhibit or
-    Inject. `layers` is the range of MLP outputs that a constrained run holds and edits (default: from
-    the lowest to the highest edited layer). Attention runs live in ``free`` mode and with the recorded patterns
-    in the others, unless `attention` says otherwise. A feature's write to each layer is changed once.
+    Inject. A constrained run holds every MLP up to
+    the last of `layers` at its recording and writes the edits to the layers of that range only (default: from the
+    lowest to the highest edited layer); a frozen one holds all of them, and the norms. Attention runs live in ``free``
+    mode and with the recorded patterns in the others, unless `attention` says otherwise. What a feature writes to
+    each layer is changed once. The answer is read at the last position.
 
     Raises InterventionError for a feature that does not exist, is inactive where it is scaled, or is changed twice.
     """
@@ -130,9 +132,9 @@ def intervene(
     view = FrozenModel(model, recording)
     probe = _Probe(view, dictionary)
     resolved = _resolve(probe, edits)
-    attention, span = _settings(mode, attention, layers, resolved, model.n_layers)
+    attending, span = _settings(mode, attention, layers, resolved, model.n_layers)
     with ExitStack() as stack:
-        if attention == "frozen":
+        if attending == "frozen":
             stack.enter_context(frozen_attention(model, recording))
         if mode == "frozen":
             stack.enter_context(frozen_norms(model, recording))
@@ -140,9 +142,9 @@ def intervene(
             stack.enter_context(_live_edits(probe, resolved))
         else:
             stack.enter_context(_clamped_edits(probe, resolved, span))
-        after = record(model, recording.prompt, keep_attention=attention == "live")
+        after = record(model, recording.prompt, keep_attention=attending == "live")
     baseline, logits = (model.logits(r.residual_final[-1:])[0] for r in (recording, after))
-    return Outcome(tuple(resolved), mode, span, attention, baseline, logits, after, model)
+    return Outcome(tuple(resolved), mode, span, attending, baseline, logits, after, model)
 
 
 class _Probe:
@@ -164,8 +166,8 @@ class _Probe:
         if self.dictionary is not None:
             return self.dictionary.encode(layer, site)
         weights, act = self.view.model.mlp_weights(layer), self.view.model.activation(layer)
-        up = site @ weights.up.T if weights.up_bias is None else site @ weights.up.T + weights.up_bias
-        return act(up) if weights.gate is None else act(site @ weights.gate.T) * up
+        up = linear(site, weights.up, weights.up_bias)
+        return act(up) if weights.gate is None else act(linear(site, weights.gate, weights.gate_bias)) * up
 
     def recorded(self, layer: int) -> Tensor:
         """Activations on the recorded prompt."""
@@ -317,7 +319,7 @@ def _replace_with(contribution: Tensor) -> Any:
 @contextmanager
 def _live_edits(probe: _Probe, edits: Sequence[Edit]) -> Iterator[None]:
     """Let the model run and add what moves each edited feature from its running value to the wanted one."""
-    _view, model = probe.view, probe.view.model
+    model = probe.view.model
     grouped = _by_layer(edits)
     pending: dict[int, Tensor] = {}
     reading: dict[int, Tensor] = {}

@@ -17,11 +17,13 @@ from torch import Tensor
 
 from lucida.errors import LucidaError
 from lucida.models.linear import FrozenModel
+from lucida.models.model import linear
 from lucida.replacement import Active, Replacement, Sources
 from lucida.sweep import Layout, Targets, sweep
 
 TINY = 1e-6
-"""Below this size of a pre-activation, act(g) / g is taken at its limit of one half."""
+"""Below this size of a pre-activation act(g) / g is taken as one half: the limit for SiLU and GELU; a ReLU neuron
+there writes nothing worth counting."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +39,11 @@ def freeze_mlp(view: FrozenModel, layer: int) -> FrozenMLP:
     """How each neuron of `layer` read the residual on this prompt."""
     weights, act = view.model.mlp_weights(layer), view.model.activation(layer)
     x = view.recording.mlp_in[layer]
-    up = x @ weights.up.T if weights.up_bias is None else x @ weights.up.T + weights.up_bias
+    up = linear(x, weights.up, weights.up_bias)
     if weights.gate is None:
         ratio = _ratio(act(up), up)
         return FrozenMLP(ratio * up, None, ratio)
-    gate = x @ weights.gate.T
+    gate = linear(x, weights.gate, weights.gate_bias)
     ratio = _ratio(act(gate), gate)
     return FrozenMLP(ratio * gate * up, 0.5 * ratio * up, 0.5 * ratio * gate)
 
@@ -77,7 +79,9 @@ class NeuronSources:
             if weights.gate is not None and mlp.from_gate is not None:
                 rows = rows + mlp.from_gate[at, neuron, None] * weights.gate[neuron]
             if weights.up_bias is not None:
-                constants[here] = mlp.from_up[at, neuron] * weights.up_bias[neuron]
+                constants[here] += mlp.from_up[at, neuron] * weights.up_bias[neuron]
+            if weights.gate_bias is not None and mlp.from_gate is not None:
+                constants[here] += mlp.from_gate[at, neuron] * weights.gate_bias[neuron]
             shift = self.view.site_constant(layer, "mlp_in")
             if shift is not None:
                 constants[here] += rows @ shift
@@ -85,7 +89,7 @@ class NeuronSources:
         return vectors, constants
 
     def write_vectors(self, layer: int, active: Active) -> Tensor:
-        """Rows of the down-projection, in residual space, times the activations."""
+        """Columns of the down-projection, in residual space, times the activations."""
         rows = self.view.model.mlp_weights(layer).down.T[active.feature] * active.activation[:, None]
         return self.view.push_output(layer, rows, active.position)
 
@@ -130,6 +134,8 @@ class NeuronSources:
         constant = torch.zeros_like(mlp.activation)
         if weights.up_bias is not None:
             constant = constant + mlp.from_up * weights.up_bias
+        if weights.gate_bias is not None and mlp.from_gate is not None:
+            constant = constant + mlp.from_gate * weights.gate_bias
         if shift is not None:
             constant = constant + mlp.from_up * (weights.up @ shift)
             if weights.gate is not None and mlp.from_gate is not None:
@@ -154,7 +160,9 @@ class NeuronSources:
 
 
 class WatchedNeurons:
-    """`NeuronSources` that also notes every neuron's signed total attribution as a sweep passes it."""
+    """`NeuronSources` that also notes how large every neuron's signed total attribution is, as a sweep passes it:
+    sum over targets of weight x |T|.
+    """
 
     def __init__(self, neurons: NeuronSources, weights: Float[Tensor, " target"]) -> None:
         self.neurons, self.weights, self.bypass_width = neurons, weights, neurons.bypass_width

@@ -117,6 +117,7 @@ class Replacement:
         self._written: dict[int, Written] = {}
         self._written_bytes = 0
         # Neurons with their pass-through are the MLP itself: what is left is rounding, not error.
+        self.is_exact = exact
         self.error = torch.zeros_like(constant) if exact else self._errors()
 
     def writes(self, layer: int) -> "Written":
@@ -154,7 +155,9 @@ class Replacement:
         return self._slices[layer]
 
     def _errors(self) -> Float[Tensor, "layer pos d_model"]:
-        """E = MLP(x) - features - linear bypass - constants, zero at sink positions."""
+        """What the features leave of each MLP's contribution: it minus features, linear bypass and constants; zero at
+        sink positions.
+        """
         view, errors = self.view, []
         for layer in range(view.n_layers):
             left = view.mlp_contribution(layer) - self.constant[layer]

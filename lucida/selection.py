@@ -1,9 +1,9 @@
 """Which features to expand under a node budget: the most influential ones, exactly.
 
-A feature's influence on the logits is known once everything above it is expanded. Rows are kept, so
-the set can be corrected at no cost: expand in a few rounds by the influence known so far, then
-repeat "the top `max_nodes` by influence through the set itself" until the set no longer changes.
-At the end every expanded feature has at least the influence of every one that was left out.
+A feature's influence on the logits is known once everything above it is expanded. Rows are kept, so correcting the
+set costs only the rows it lacks: expand in a few rounds by the influence known so far, then repeat "the top
+`max_nodes` by influence through the set itself" until the set no longer changes. Then every expanded feature has at
+least the influence, through the expanded set, of every one left out (`is_consistent`: whether that was reached).
 """
 
 import itertools
@@ -28,7 +28,8 @@ SPILL_BYTES = 2 << 30
 @dataclass(frozen=True)
 class Expansion:
     """The rows of a graph: logits first, then the expanded features `nodes` (indices of the active
-    table). `unexpanded` is the share of the logits' influence that ends in features without a row.
+    table). `unexpanded` is the share of the logits' influence that ends in features without a row
+    (before opposite signs cancel inside an unexpanded node; `scores().unexpanded` is taken after).
     """
 
     nodes: Int[Tensor, " expanded"]
@@ -37,7 +38,7 @@ class Expansion:
     threshold: float
     """Least influence of an expanded feature."""
     is_consistent: bool
-    """No feature left out has more influence than one expanded."""
+    """Whether no feature left out has more influence, through the expanded set, than one expanded."""
 
 
 @torch.no_grad()

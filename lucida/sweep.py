@@ -19,7 +19,7 @@ CHUNK_BYTES = 32 << 20
 """Bound on the gradient of one row chunk with the temporaries of crossing a layer: small enough for the
 allocator to reuse its memory from layer to layer, large enough for full speed."""
 CHUNK_ROWS = 96
-"""Rows of neighbouring positions are joined up to this many: enough for full speed, little padding."""
+"""A chunk goes on to the next position only while it has fewer rows than this: full speed, little padding."""
 
 
 @dataclass(frozen=True)

@@ -37,9 +37,9 @@ def choose_targets(
     max_targets: int,
     target_mass: float,
 ) -> list[LogitTarget]:
-    """The logit nodes of a trace, most probable first (Circuit Tracing 2025, "Output nodes").
+    """The logit nodes of a trace, largest weight first (Circuit Tracing 2025, "Output nodes").
 
-    Without `targets` the smallest set of top tokens whose probabilities add up to `target_mass`, at
+    Without `targets` the smallest set of top tokens whose probabilities reach `target_mass`, at
     most `max_targets`. Raises PromptError for an unknown token, naming how it tokenises.
     """
     probabilities = torch.softmax(logits.double(), -1)
@@ -51,7 +51,7 @@ def choose_targets(
         top = probabilities.topk(min(max_targets, len(probabilities)))
         enough = int((top.values.cumsum(0) < target_mass).sum()) + 1
         return [_token_target(model, int(i), probabilities) for i in top.indices[:enough]]
-    wanted = [targets] if isinstance(targets, str | int | tuple) else list(targets)
+    wanted: list[TargetLike] = [targets] if isinstance(targets, str | int | tuple) else list(targets)  # pyright: ignore
     if not wanted:
         raise PromptError("targets is an empty list; leave it out for the model's top tokens")
     chosen = [_given_target(model, target, probabilities) for target in wanted]

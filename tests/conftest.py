@@ -11,6 +11,9 @@ import torch
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+# Tiny models: a second thread only waits, and two test processes share two cores. tests/test_real.py takes all.
+torch.set_num_threads(1)
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 BASE = {
@@ -31,7 +34,7 @@ NEOX = {k: v for k, v in BASE.items() if k != "num_key_value_heads"}
 
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("LlamaConfig", BASE | {"head_dim": 8}),
-    "llama_biased": ("LlamaConfig", BASE | {"attention_bias": True, "mlp_bias": False}),
+    "llama_biased": ("LlamaConfig", BASE | {"attention_bias": True, "mlp_bias": True}),
     "mistral": ("MistralConfig", BASE | SLIDING | {"head_dim": 8}),
     "qwen2": ("Qwen2Config", BASE),
     "qwen3": ("Qwen3Config", BASE | {"head_dim": 8}),

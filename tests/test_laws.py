@@ -210,7 +210,7 @@ def test_chunks_do_not_matter(tiny_model: Any, family: str, kind: str) -> None:
     assert (whole[order] - sweep(replacement, shuffled)).abs().max() < 1e-5 * scale
 
 
-@pytest.mark.parametrize(("family", "kind"), [(f, k) for f, k in PAIRS if k in ("plt", "clt", "plt_topk", "neurons")])
+@pytest.mark.parametrize(("family", "kind"), [(f, k) for f, k in PAIRS if k in ("clt", "neurons")])
 @pytest.mark.parametrize("mode", ["free", "constrained", "frozen"])
 def test_null_intervention_changes_nothing(tiny_model: Any, family: str, kind: str, mode: Any) -> None:
     """To the bit: every active feature scaled by one, in every mode, attention live or frozen."""

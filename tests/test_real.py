@@ -1,15 +1,19 @@
 """Real models, fetched once into the cache: the numbers that README and docs state, as tests."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+
 from lucida import Microscope
 from lucida.attribution import trace
 from lucida.dictionaries import random_dictionary
 from lucida.errors import FetchError
+from lucida.graph import attributions
 from lucida.models.linear import FrozenModel
 from lucida.models.recording import record
 from lucida.neurons import linear_attributions
@@ -24,7 +28,16 @@ CAPITALS = ("France", "Germany", "Italy", "Spain", "Japan", "England", "Greece",
 
 
 @pytest.fixture(scope="module")
-def smollm() -> Microscope:
+def smollm() -> Iterator[Microscope]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(os.cpu_count() or 1)
+    try:
+        yield _smollm()
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _smollm() -> Microscope:
     try:
         return Microscope("smollm2-135m")
     except FetchError as error:
@@ -64,13 +77,17 @@ def test_top_neurons_carry_the_answer(smollm: Microscope, family: str) -> None:
     generator = torch.Generator().manual_seed(0)
     for prompt in prompts:
         answer = smollm.top_tokens(prompt, 1)[0]
-        nodes = smollm.trace(prompt, answer.token, max_nodes=50).find(kind="feature")
+        rival = smollm.top_tokens(prompt, 2)[1]
+        graph = smollm.trace(prompt, (answer.token, rival.token), max_nodes=100)
+        signed = attributions(graph).signed
+        nodes = tuple(sorted(graph.find(kind="feature"), key=lambda node: -signed[node.index])[:50])
         flipped += smollm.intervene(prompt, {nodes: 0.0}).top_tokens(1)[0].token != answer.token
         length = len(smollm.model.tokenize(prompt))
         random: dict[Any, float] = {}
         while len(random) < 50:
             layer, position, neuron = (
-                int(torch.randint(low, high, (1,), generator=generator)) for low, high in ((0, 30), (1, length), (0, 1536))
+                int(torch.randint(low, high, (1,), generator=generator))
+                for low, high in ((0, 30), (1, length), (0, 1536))
             )
             random[(layer, position, neuron)] = 0.0
         moved.append(abs(smollm.intervene(prompt, random).probability(answer.token) - answer.probability))
@@ -88,8 +105,8 @@ def synthetic(smollm: Microscope) -> Any:
 def test_selection_keeps_at_least_what_greedy_keeps(smollm: Microscope, synthetic: Any) -> None:
     """1,000 of 13,680 features: circuit-tracer's rule expands the top 1,000 by influence straight from the logits
     (it ranks anew every 1,024 rows)."""
-    from lucida.selection import _Rows
     from lucida.replacement import replace_features
+    from lucida.selection import _Rows
 
     model = smollm.model
     ours = trace(model, synthetic, LONGER, max_nodes=1000)

@@ -123,7 +123,7 @@ class Graph:
     """Nodes and signed edges. Row r of `edges` holds the inputs of node `targets[r]`.
 
     An edge is the source's contribution to the target's pre-activation (features) or demeaned logit
-    (logits): over all sources, bias included, a row adds up to it (METHODS 2.4). Every target's
+    (logits). In a graph as traced a row adds up to it, bias included (docs/method.md, "Edges"). Every target's
     sources lie in lower layers, so the graph has no cycle.
 
     `metadata` is JSON: schema version, model, dictionary, settings, `measure` ("influence" or

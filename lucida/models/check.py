@@ -4,7 +4,7 @@ import torch
 
 from lucida.errors import ModelError
 from lucida.models.linear import FrozenModel
-from lucida.models.model import Model
+from lucida.models.model import Model, linear
 from lucida.models.recording import record
 
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
@@ -12,7 +12,7 @@ TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 6e-2, torch.float16: 2e-2}
 
 @torch.no_grad()
 def check_model(model: Model, *, tokens: tuple[int, ...] | None = None) -> None:
-    """Check that the frozen view reproduces every attention block, residual and logit of the model.
+    """Check that the frozen view reproduces every attention block, MLP, residual and logit of the model.
 
     Cheap (one short forward pass): runs whenever a model is loaded. Raises ModelError naming the
     first part that differs by more than the type's rounding; such a model would give wrong graphs.
@@ -23,6 +23,13 @@ def check_model(model: Model, *, tokens: tuple[int, ...] | None = None) -> None:
     for layer in range(model.n_layers):
         after = recording.residual_pre[layer + 1] if layer + 1 < model.n_layers else recording.residual_final
         attention = _attention_contribution(view, layer)
+        if model.family.mlp_layout != "mixture":
+            _same(
+                model,
+                f"MLP of layer {layer}",
+                _mlp_output(model, layer, recording.mlp_in[layer]),
+                recording.mlp_out[layer],
+            )
         if not model.is_parallel:
             _same(model, f"attention of layer {layer}", attention, recording.residual_mid[layer] - recording.residual_pre[layer])  # noqa: E501  # fmt: skip
         _same(model, f"output of layer {layer}", recording.residual_pre[layer] + attention + view.mlp_contribution(layer), after)  # noqa: E501  # fmt: skip
@@ -40,6 +47,14 @@ def _attention_contribution(view: FrozenModel, layer: int) -> torch.Tensor:
     heads = heads.view(model.n_kv_heads, -1, len(x), model.d_head).permute(2, 0, 1, 3)
     added = heads.reshape(len(x), -1) @ frozen.output.T
     return added if frozen.constant is None else added + frozen.constant
+
+
+def _mlp_output(model: Model, layer: int, x: torch.Tensor) -> torch.Tensor:
+    """The MLP from the weights that neurons are read from."""
+    weights, act = model.mlp_weights(layer), model.activation(layer)
+    up = linear(x, weights.up, weights.up_bias)
+    hidden = act(up) if weights.gate is None else act(linear(x, weights.gate, weights.gate_bias)) * up
+    return linear(hidden, weights.down, weights.down_bias)
 
 
 def _same(model: Model, part: str, found: torch.Tensor, expected: torch.Tensor) -> None:

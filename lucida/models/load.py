@@ -81,7 +81,7 @@ def _read_weights(folder: Path, config: Any, dtype: torch.dtype) -> Any:
     from transformers import AutoModelForCausalLM
 
     try:
-        hf, report = AutoModelForCausalLM.from_pretrained(
+        hf, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
             folder,
             config=config,
             dtype=dtype,

@@ -32,10 +32,11 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class GatedWeights:
+class MLPWeights:
     """MLP weights: ``down(act(gate x) * (up x))``, or without a gate ``down(act(up x))``."""
 
     gate: Float[Tensor, "neuron d_model"] | None
+    gate_bias: Float[Tensor, " neuron"] | None
     up: Float[Tensor, "neuron d_model"]
     up_bias: Float[Tensor, " neuron"] | None
     down: Float[Tensor, "d_model neuron"]
@@ -144,19 +145,21 @@ class Model:
             output_bias,
         )
 
-    def mlp_weights(self, layer: int) -> GatedWeights:
+    def mlp_weights(self, layer: int) -> MLPWeights:
         """The MLP weights of a layer in float32. Raises ModelError for a mixture of experts."""
         row, mlp = self.family, self.layers[layer].mlp
         if row.mlp_layout == "mixture":
             raise ModelError(f"{row.name} has a mixture of experts: its neurons cannot be traced; give it a dictionary")
         up, up_bias = _rows(mlp.get_submodule(row.up))
         down, down_bias = _rows(mlp.get_submodule(row.down))
-        gate = None
+        gate = gate_bias = None
         if row.mlp_layout == "gated":
-            gate, _ = _rows(mlp.get_submodule(row.gate))
+            gate, gate_bias = _rows(mlp.get_submodule(row.gate))
         elif row.mlp_layout == "gate_up":
             gate, up = up.chunk(2)
-        return GatedWeights(gate, up, up_bias, down, down_bias)
+            if up_bias is not None:
+                gate_bias, up_bias = up_bias.chunk(2)
+        return MLPWeights(gate, gate_bias, up, up_bias, down, down_bias)
 
     def activation(self, layer: int) -> nn.Module:
         """The MLP's activation function."""
@@ -267,6 +270,13 @@ class Model:
     @cached_property
     def _vocabulary(self) -> dict[str, int]:
         return self.tokenizer.get_vocab()
+
+
+def linear(
+    x: Float[Tensor, "*pos d_model"], weight: Float[Tensor, "out d_model"], bias: Float[Tensor, " out"] | None
+) -> Float[Tensor, "*pos out"]:
+    """``x @ weight.T + bias``."""
+    return x @ weight.T if bias is None else x @ weight.T + bias
 
 
 def _rows(module: nn.Module) -> tuple[Tensor, Tensor | None]:
