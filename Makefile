@@ -23,13 +23,16 @@ help:
 
 demo: $(VENV)/.installed
 	$(BIN)/lucida trace 'The opposite of "small" is "' \
-		--model smollm2-135m \
+		--target large --minus small \
+		--model smollm2-135m --nodes 0.5 --edges 0.8 \
 		--out demo/opposite-of-small.graph.safetensors \
 		--picture demo/opposite-of-small.svg \
 		--picture demo/opposite-of-small.png
+	@echo 'And the proof: the same prompt without the 50 neurons that push hardest from "small" to "large".'
+	$(BIN)/lucida intervene --model smollm2-135m --graph demo/opposite-of-small.graph.safetensors --ablate-top 50 --count 5 --quiet
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 	$(BIN)/python -m pytest -m real
 
 check: $(VENV)/.installed-dev

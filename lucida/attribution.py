@@ -27,6 +27,8 @@ from lucida.targets import LogitTarget, TargetLike, choose_targets, logit_target
 
 FEATURE_NODES = 4096
 """Default node budget with a dictionary."""
+TOP_TOKENS = 5
+"""How many of the answer's tokens a graph's metadata names."""
 NEURON_NODES = 256
 """Default number of neurons that are nodes."""
 
@@ -103,10 +105,20 @@ def trace(
         budget = settings.max_nodes
     expansion = expand(replacement, outputs, weights, max_nodes=budget, chunk_bytes=chunk_bytes, progress=progress)
     metadata = _metadata(model, dictionary, settings, chosen, replacement, expansion)
+    metadata["top_tokens"] = _top_tokens(model, logits)
     graph = assemble(replacement, expansion, chosen, at, metadata)
     graph = label_features(model, dictionary, graph, logits)
     graph.metadata["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
     return graph
+
+
+def _top_tokens(model: Model, logits: Tensor) -> list[dict[str, Any]]:
+    """What the model says at the target's position, whatever the targets are."""
+    top = torch.softmax(logits.double(), -1).topk(min(TOP_TOKENS, len(logits)))
+    return [
+        {"token": int(token), "text": model.token_text(int(token)), "probability": float(probability)}
+        for probability, token in zip(top.values, top.indices, strict=True)
+    ]
 
 
 def _budget(max_nodes: Any) -> int | None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.pop("COLUMNS", None)  # parallel test processes set it, and tables would be cut to it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # Tiny models: a second thread only waits, and two test processes share two cores. tests/test_real.py takes all.

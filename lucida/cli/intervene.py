@@ -19,6 +19,8 @@ from lucida.cli.screen import bar, percent, progress, show_json, show_table
 if TYPE_CHECKING:
     from lucida.interventions import Outcome
 
+SHOWN_EDITS = 12
+
 
 @click.command()
 @click.argument("prompt", required=False)
@@ -35,6 +37,11 @@ if TYPE_CHECKING:
     "--graph",
     type=click.Path(path_type=Path),
     help="A graph of the same model: takes its prompt, and finds features by text (--scale small=-2).",
+)
+@click.option(
+    "--ablate-top",
+    type=click.IntRange(min=1),
+    help="Remove the N features of --graph that push hardest towards its answer.",
 )
 @click.option(
     "--mode",
@@ -57,8 +64,10 @@ def intervene(prompt: str | None, quiet: bool, as_json: bool, **options: Any) ->
     A feature is LAYER:POSITION:FEATURE as `lucida trace` shows it, or with --graph a text that its
     label or token holds.
     """
-    if not options["scale"] and not options["put"]:
-        raise click.UsageError("nothing to change; give --scale or --set")
+    if not options["scale"] and not options["put"] and options["ablate_top"] is None:
+        raise click.UsageError("nothing to change; give --scale, --set or --ablate-top")
+    if options["ablate_top"] is not None and options["graph"] is None:
+        raise click.UsageError("--ablate-top takes its features from a graph; give --graph")
     graph = None
     if options["graph"] is not None:
         from lucida.cli.graphs import read_graph
@@ -82,6 +91,8 @@ def _intervene(prompt: Any, graph: Any, options: dict[str, Any], report: Any) ->
     from lucida.microscope import Microscope
 
     edits: dict[Any, Any] = {}
+    if options["ablate_top"] is not None:
+        edits[graph.strongest(options["ablate_top"])] = Scale(0.0)
     for verb, changes in ((Scale, options["scale"]), (Set, options["put"])):
         for change in changes:
             key = _key(change, graph)
@@ -110,7 +121,10 @@ def _key(change: FeatureChange, graph: Any) -> Any:
 
 
 def _show_edits(outcome: "Outcome") -> None:
-    rows = [(f"{e.layer}:{e.position}:{e.feature}", f"{e.before:.4g}", f"{e.after:.4g}") for e in outcome.edits]
+    shown = outcome.edits[:SHOWN_EDITS]
+    rows = [(f"{e.layer}:{e.position}:{e.feature}", f"{e.before:.4g}", f"{e.after:.4g}") for e in shown]
+    if len(shown) < len(outcome.edits):
+        rows.append((f"and {len(outcome.edits) - len(shown)} more", "", ""))
     title = f"Changed (mode {outcome.mode}, attention {outcome.attention})"
     show_table(title, ("feature", "before", "after"), rows, right=(1, 2))
 

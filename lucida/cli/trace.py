@@ -70,7 +70,7 @@ def trace(prompt: str | None, quiet: bool, as_json: bool, **options: Any) -> Non
     with progress(quiet=quiet) as report:
         graph = _trace(asked, targets, options, report)
         small = graph.prune(options["nodes"], options["edges"], options["rule"])
-        paths = small.paths(PATHS)
+        paths = _telling_paths(small)
         written = _write(graph, small, options["out"], options["pictures"])
     seconds = perf_counter() - started
     if as_json:
@@ -83,6 +83,12 @@ def trace(prompt: str | None, quiet: bool, as_json: bool, **options: Any) -> Non
         click.echo(f"wrote {path}")
     if not quiet:
         click.echo(f"{_size(graph)}; pruned to {_size(small)}; {seconds:.1f} s")
+
+
+def _telling_paths(small: "Graph") -> list[Any]:
+    """The strongest paths that pass a feature; straight ones from a token only where there is no other."""
+    paths = small.paths(8 * PATHS)
+    return [path for path in paths if len(path.nodes) > 2][:PATHS] or list(paths[:PATHS])
 
 
 def _targets(target: tuple[str, ...], minus: str | None, *, as_ids: bool) -> Any:
@@ -148,12 +154,16 @@ def answers(graph: "Graph") -> list[dict[str, Any]]:
 
 def show_answer(graph: "Graph") -> None:
     """Print what the graph explains: tokens with their probabilities, or differences with their size."""
+    said = graph.metadata.get("top_tokens", [])
+    if said:
+        rows = [(repr(token["text"]), percent(token["probability"]), bar(token["probability"])) for token in said]
+        show_table("The answer", ("token", "probability", ""), rows, right=(1,))
     rows = []
     for answer in answers(graph):
         share = answer["probability"]
         shown = ("", "") if share is None else (percent(share), bar(share))
         rows.append((repr(answer["text"]), f"{answer['logit']:+.3f}", *shown))
-    title = "The answer" if graph.prompt.text else "The answer (token ids)"
+    title = "What is explained" if graph.prompt.text else "What is explained (token ids)"
     show_table(title, ("token", "logit", "probability", ""), rows, right=(1, 2))
 
 
@@ -180,8 +190,8 @@ def meaning(scores: "Scores") -> str:
     """The scores of a graph in one plain sentence."""
     if scores.mediated is not None:
         return (
-            f"Of the answer's logits {percent(scores.mediated)} comes directly from the neurons shown; "
-            "the rest comes from the prompt's tokens, from constants and through neurons left out."
+            f"The neurons shown give {scores.mediated:.0%} of the explained logit; tokens, constants and the neurons "
+            f"left out give the other {1 - scores.mediated:.0%}."
         )
     left = f", {percent(scores.unexpanded)} from features that were not expanded" if scores.unexpanded else ""
     return (

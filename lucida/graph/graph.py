@@ -240,6 +240,17 @@ class Graph:
             metadata["pruning"] = {k: v for k, v in metadata["pruning"].items() if k != "scores"}
         return metadata
 
+    def strongest(self, count: int) -> tuple[Node, ...]:
+        """The features that push hardest towards the answer: by signed total attribution where the graph has
+        one (neurons; those that hold the answer back come last), else by influence.
+        """
+        from lucida.graph.influence import attributions, measure_of
+
+        features = np.flatnonzero(self.nodes.is_kind("feature"))
+        is_signed = measure_of(self) == "attribution"
+        push = attributions(self).signed if is_signed else self.nodes.influence
+        return tuple(self.node(int(i)) for i in features[np.argsort(-push[features], kind="stable")[:count]])
+
     def prune(
         self, nodes: float = 0.8, edges: float = 0.98, rule: str = "paper", measure: str | None = None
     ) -> "Graph":
