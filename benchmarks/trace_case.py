@@ -134,9 +134,7 @@ def _lowest_layers(model: Model, dictionary: Dictionary, count: int) -> tuple[Mo
     hf.model.layers = hf.model.layers[:count]
     hf.config.num_hidden_layers = count
     weights = {layer: kept for layer, kept in dictionary.weights.items() if layer < count}
-    cut = replace(
-        dictionary, n_layers=count, weights=weights, decoder_biases=dictionary.decoder_biases[:count]
-    )
+    cut = replace(dictionary, n_layers=count, weights=weights, decoder_biases=dictionary.decoder_biases[:count])
     return Model(hf, model.tokenizer, name=f"{model.name}, {count} layers"), cut
 
 

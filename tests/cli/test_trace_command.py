@@ -64,7 +64,8 @@ def test_trace_prints_answer_scores_paths_and_files(tmp_path: Path) -> None:
     for node in logits:
         assert repr(node.text) in result.stdout
     assert f"{graph.scores().replacement:.3f}" in result.stdout
-    assert str(graph.prune().paths(1)[0]) in result.stdout
+    telling = [path for path in graph.prune().paths(100) if len(path.nodes) > 2]
+    assert str((telling or graph.prune().paths(1))[0]) in result.stdout
     assert f"wrote {out}" in result.stdout
     assert "</svg>" in picture.read_text("utf-8")
     assert "forward pass ..." in result.stderr
