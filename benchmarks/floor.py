@@ -16,6 +16,7 @@ from torch import Tensor
 from lucida.replacement import Replacement
 
 MATMUL_SIZE = 1536
+GPU_MATMUL_SIZE = 8192
 MATMUL_SECONDS = 0.4
 
 
@@ -76,14 +77,18 @@ class Rate:
     per_cpu: float
 
 
-def matmul_rate(dtype: torch.dtype, shape: tuple[int, int, int] | None = None) -> Rate:
+def matmul_rate(dtype: torch.dtype, shape: tuple[int, int, int] | None = None, *, device: str = "cpu") -> Rate:
     """The rate of one plain torch product [m, k] x [k, n], square and large unless a shape is given."""
-    m, k, n = shape or (MATMUL_SIZE, MATMUL_SIZE, MATMUL_SIZE)
-    a, b = torch.randn(m, k).to(dtype), torch.randn(k, n).to(dtype)
+    size = MATMUL_SIZE if device == "cpu" else GPU_MATMUL_SIZE
+    m, k, n = shape or (size, size, size)
+    a, b = torch.randn(m, k, device=device).to(dtype), torch.randn(k, n, device=device).to(dtype)
     out = a @ b
+    settle = (lambda: None) if device == "cpu" else torch.cuda.synchronize
+    settle()
     done, wall, cpu = 0, time.perf_counter(), cpu_seconds()
     while time.perf_counter() - wall < MATMUL_SECONDS:
         torch.matmul(a, b, out=out)
+        settle()
         done += 1
     flops = 2 * m * k * n * done
     return Rate(flops / (time.perf_counter() - wall), flops / max(cpu_seconds() - cpu, 1e-9))

@@ -32,11 +32,14 @@ class Stages:
     cpu: dict[str, float] = field(default_factory=dict)
     wall: dict[str, float] = field(default_factory=dict)
     calls: dict[str, list[tuple[tuple, Any]]] = field(default_factory=dict)
+    settle: Callable[[], None] = lambda: None
+    """Wait for a device to finish before the clocks are read."""
     _running: list[str] = field(default_factory=lambda: [REST])
     _since: tuple[float, float] = (0.0, 0.0)
 
     def switch(self) -> None:
         """Charge the time since the last switch to the stage that runs."""
+        self.settle()
         now = (cpu_seconds(), time.perf_counter())
         stage = self._running[-1]
         self.cpu[stage] = self.cpu.get(stage, 0.0) + now[0] - self._since[0]
@@ -61,9 +64,9 @@ class Stages:
 
 
 @contextmanager
-def watch_stages() -> Iterator[Stages]:
+def watch_stages(settle: Callable[[], None] = lambda: None) -> Iterator[Stages]:
     """Time the stages of every trace in the block."""
-    stages = Stages()
+    stages = Stages(settle=settle)
     with ExitStack() as stack:
         for stage, where in STAGES:
             patch = mock.patch(where)

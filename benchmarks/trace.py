@@ -19,6 +19,7 @@ from typing import Any
 from agreement import compare_with_circuit_tracer
 from rich.console import Console
 from rich.table import Table
+from shapes import SHAPES
 
 from lucida.graph import Graph
 
@@ -55,6 +56,9 @@ def main() -> None:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m", help="registry name or folder")
+    parser.add_argument("--random", choices=SHAPES, help="a model of this shape with random weights instead")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; shares are then of wall time")
+    parser.add_argument("--weights", choices=("float32", "bfloat16"), default="float32", help="the model's type")
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--nodes", type=int, nargs="+", default=list(NODES), help="feature nodes of each case")
     parser.add_argument("--features", type=int, default=4096, help="features a layer of the random dictionary")
@@ -65,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="threads of every process (default: torch's own)")
     parser.add_argument("--scaling", nargs="*", choices=("nodes", "length", "layers", "dtype"),
                         help="how the cost grows; without names all four")  # fmt: skip
+    parser.add_argument("--length", type=int, help="our own text of this many tokens instead of --prompt")
     parser.add_argument("--max-length", type=int, default=max(SCALING_LENGTHS), help="longest prompt of --scaling")
     parser.add_argument("--peer-python", help="interpreter with circuit-tracer (default: this one, if it has it)")
     parser.add_argument("--peer-batch", type=int, default=512, help="its batch_size (512 is its own default)")
@@ -80,6 +85,7 @@ class Run:
     def __init__(self, options: argparse.Namespace, scratch: Path) -> None:
         self.options, self.scratch = options, scratch
         self.dictionary = scratch / "dictionary"
+        self.model = str(scratch / "model") if options.random else options.model
         self.prompts: dict[str, list[int]] = {}
         self.folder: str | None = None
 
@@ -87,8 +93,9 @@ class Run:
         """Write the dictionary, calibrated on the longest prompt, and tokenise all of them."""
         o = self.options
         spec = {
-            "task": "prepare", "model": o.model, "offline": o.offline, "dictionary": str(self.dictionary),
-            "prompt": o.prompt, "lengths": lengths, "features": o.features, "l0": o.l0, "seed": o.seed,
+            "task": "prepare", "model": self.model, "random": o.random, "offline": o.offline, "prompt": o.prompt,
+            "lengths": lengths, "features": o.features, "l0": o.l0, "seed": o.seed,
+            "dictionary": str(self.dictionary),
         }  # fmt: skip
         made = self._start(sys.executable, "trace_case.py", spec)
         self.prompts, self.folder = made["prompts"], made["folder"]
@@ -98,7 +105,8 @@ class Run:
     ) -> dict[str, Any]:
         """One trace of ours in a fresh process."""
         spec = {
-            "task": "trace", "model": self.options.model, "dictionary": str(self.dictionary), "layers": layers,
+            "task": "trace", "model": self.model, "device": self.options.device,
+            "weights": self.options.weights, "dictionary": str(self.dictionary), "layers": layers,
             "tokens": self.prompts[prompt], "max_nodes": max_nodes, "dtype": dtype, "save": save,
         }  # fmt: skip
         return self._start(sys.executable, "trace_case.py", spec)
@@ -127,7 +135,10 @@ class Run:
 
 def headline(run: Run) -> list[dict[str, Any]]:
     """The cases of --nodes, alternating ours and theirs, with medians over the repeats."""
-    run.prepare()
+    length = run.options.length
+    run.prepare((length,) if length else ())
+    if length:
+        run.prompts["prompt"] = run.prompts[str(length)]
     python = _peer_python(run.options)
     cases = []
     for max_nodes in run.options.nodes:
@@ -227,17 +238,19 @@ def _floor_sentence(ours: list[dict[str, Any]]) -> str:
     return (
         f"sweep: {share['gflop']:.0f} GFLOP at the floor, {share['rate']:.1f} GFLOP per CPU second; a plain matmul "
         f"{share['matmul']:.1f}; share {share['share']:.0%} (whole trace {share['share_of_trace']:.0%})"
+        + (f"; peak on the GPU {ours[0]['gpu_peak'] / 2**30:.2f} GiB" if ours[0]["gpu_peak"] is not None else "")
     )
 
 
 def _against_floor(results: list[dict[str, Any]]) -> dict[str, float]:
-    """Medians over repeats; each sweep is compared with the matmul of its own process."""
+    """Medians over repeats; each sweep is compared with the matmul of its own process. On a GPU by wall time."""
     shares = []
     for result in results:
-        flops, rate = result["floor"]["total"], result["rate"]["per_cpu"]
-        sweep = result["stages"]["cpu"]["sweep"]
+        clock = "cpu" if result["device"] == "cpu" else "wall"
+        flops, rate = result["floor"]["total"], result["rate"][f"per_{clock}"]
+        sweep = result["stages"][clock]["sweep"]
         shares.append((flops / 1e9, flops / sweep / 1e9, rate / 1e9, flops / sweep / rate,
-                       flops / result["cost"]["cpu"] / rate))  # fmt: skip
+                       flops / result["cost"][clock] / rate))  # fmt: skip
     names = ("gflop", "rate", "matmul", "share", "share_of_trace")
     return {name: _median(column) for name, column in zip(names, zip(*shares, strict=True), strict=True)}
 
@@ -252,10 +265,10 @@ def _median(values: Any) -> float:
 def scaling(run: Run) -> dict[str, list[dict[str, Any]]]:
     """One table for each axis asked for."""
     axes = run.options.scaling or ["nodes", "length", "layers", "dtype"]
-    lengths = tuple(n for n in SCALING_LENGTHS if n <= run.options.max_length) if "length" in axes else ()
-    run.prepare(lengths)
+    lengths = tuple(n for n in SCALING_LENGTHS if n <= run.options.max_length)
     results: dict[str, list[dict[str, Any]]] = {}
     for axis in axes:
+        run.prepare(lengths if axis == "length" else ())
         table = _scaling_table(axis)
         results[axis] = []
         for label, options in _cases(axis, lengths, run.options.dtype):

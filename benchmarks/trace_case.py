@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from floor import matmul_rate, sweep_floor
 from meter import measure
+from shapes import write_random_model
 from stages import watch_stages
 
 from lucida.attribution import trace
@@ -43,13 +44,17 @@ def main() -> None:
 
 def prepare(spec: dict[str, Any]) -> dict[str, Any]:
     """Tokenise the prompts and write the dictionary of a run; see `trace.py` for the fields."""
+    if spec["random"] and not Path(spec["model"]).exists():
+        write_random_model(spec["random"], Path(spec["model"]), seed=spec["seed"])
     model = load_model(spec["model"], offline=spec["offline"])
-    prompts = {}
-    if spec["prompt"]:
-        prompts["prompt"] = _with_bos(model, list(model.tokenize(spec["prompt"]).tokens))
-    for length in spec["lengths"]:
-        repeated = TEXT * (1 + length // 60)
-        prompts[str(length)] = _with_bos(model, list(model.tokenize(repeated).tokens))[:length]
+    if model.tokenizer is None:
+        ids = torch.randint(model.d_vocab, (max(13, *spec["lengths"]) if spec["lengths"] else 13,)).tolist()
+        prompts = {"prompt": ids[:13]} | {str(length): ids[:length] for length in spec["lengths"]}
+    else:
+        prompts = {"prompt": _with_bos(model, list(model.tokenize(spec["prompt"]).tokens))}
+        for length in spec["lengths"]:
+            repeated = TEXT * (1 + length // 60)
+            prompts[str(length)] = _with_bos(model, list(model.tokenize(repeated).tokens))[:length]
     longest = max(prompts.values(), key=len)
     view = FrozenModel(model, record(model, model.tokenize(longest)))
     samples = {layer: view.site(layer, "mlp_in")[1:] for layer in range(model.n_layers)}
@@ -70,18 +75,25 @@ def _with_bos(model: Model, tokens: list[int]) -> list[int]:
 
 def measure_trace(spec: dict[str, Any]) -> dict[str, Any]:
     """Trace once and give costs, stages, floor and rates."""
-    model = load_model(spec["model"], offline=True)
+    on_gpu = spec["device"] != "cpu"
+    settle = torch.cuda.synchronize if on_gpu else lambda: None
+    model = load_model(spec["model"], offline=True, dtype=spec["weights"], device=spec["device"])
     dictionary = _in_memory(load_dictionary(Path(spec["dictionary"])))
+    if on_gpu:
+        dictionary = dictionary.to(spec["device"], decoders=True)
     if spec["layers"] is not None:
         model, dictionary = _lowest_layers(model, dictionary, spec["layers"])
     dtype = getattr(torch, spec["dtype"])
     own_shape = (2048, model.d_model, model.n_heads * model.d_head)
-    before = [matmul_rate(dtype), matmul_rate(dtype, own_shape)]
-    with measure() as cost, watch_stages() as stages:
-        graph = trace(
-            model, dictionary, spec["tokens"], max_nodes=spec["max_nodes"], dtype=spec["dtype"], target_mass=0.95
-        )
-    after = [matmul_rate(dtype), matmul_rate(dtype, own_shape)]
+    before = [matmul_rate(dtype, shape, device=spec["device"]) for shape in (None, own_shape)]
+    resident = torch.cuda.memory_allocated() if on_gpu else 0
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    with measure() as cost, watch_stages(settle) as stages:
+        graph = trace(model, dictionary, spec["tokens"], max_nodes=spec["max_nodes"], dtype=spec["dtype"])
+        settle()
+    gpu_peak = torch.cuda.max_memory_allocated() - resident if on_gpu else None
+    after = [matmul_rate(dtype, shape, device=spec["device"]) for shape in (None, own_shape)]
     replacement = stages.calls["active features"][0][1]
     is_target = graph.targets
     floor = sweep_floor(
@@ -106,6 +118,8 @@ def measure_trace(spec: dict[str, Any]) -> dict[str, Any]:
         "positions": len(spec["tokens"]),
         "layers": model.n_layers,
         "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if on_gpu else "cpu",
+        "gpu_peak": gpu_peak,
         "torch": str(torch.__version__),
         "unexpanded": graph.metadata["selection"]["unexpanded_influence"],
     }

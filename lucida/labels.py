@@ -63,11 +63,13 @@ def _spoken(model: Model, directions: Float[Tensor, "feature d_model"], logits: 
     effects = effects - effects.mean(1, keepdim=True)
     effects = effects / effects.std(1, keepdim=True).clamp_min(1e-12)
     texts = [model.token_text(int(token)).strip() for token in candidates]
+    # Pieces such as "l" are plausible after a quote and say nothing to a reader; CJK words are short.
+    texts = ["" if text.isascii() and len(text) < 3 else text for text in texts]
     result = []
     for effect in effects:
         up = bool(effect.max() >= -effect.min())
         order = effect.argsort(descending=up).tolist()
-        clear = [texts[i] for i in order[: 2 * WORDS] if abs(float(effect[i])) >= CLEAR and texts[i]]
+        clear = [texts[i] for i in order[: 4 * WORDS] if abs(float(effect[i])) >= CLEAR and texts[i]]
         words = list(dict.fromkeys(clear))[:WORDS]
         result.append(f"{'say' if up else 'not'} {', '.join(words)}" if words else "")
     return result

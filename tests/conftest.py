@@ -7,10 +7,15 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.pop("COLUMNS", None)  # parallel test processes set it, and tables would be cut to it
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+# The same examples every time: a suite that fails by chance is not run. HYPOTHESIS_PROFILE=default searches anew.
+settings.register_profile("suite", derandomize=True, deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 # Tiny models: a second thread only waits, and two test processes share two cores. tests/test_real.py takes all.
 torch.set_num_threads(1)

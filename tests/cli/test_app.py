@@ -23,7 +23,9 @@ HEAVY = ("torch", "numpy", "transformers", "matplotlib", "rich", "safetensors")
 
 
 def lucida(*arguments: str) -> subprocess.Popen[str]:
-    code = "from lucida.cli import main; main(prog_name='lucida')"
+    # A background job of a shell starts with Ctrl-C ignored, and Python then leaves it so.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    code += "from lucida.cli import main; main(prog_name='lucida')"
     return subprocess.Popen(
         [sys.executable, "-c", code, *arguments],
         stdout=subprocess.PIPE,
@@ -129,7 +131,7 @@ def test_ctrl_c_in_a_trace_leaves_no_file(tmp_path: Any) -> None:
     assert process.stderr is not None
     assert process.stderr.readline().startswith("loading weights")
     process.send_signal(signal.SIGINT)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=180)
     assert process.returncode == 130, stderr
     assert stderr.splitlines()[-1] == "stopped; nothing half-written"
     assert list(tmp_path.iterdir()) == []
