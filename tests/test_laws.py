@@ -1,19 +1,22 @@
 """The correctness laws of docs/method.md, for every family and every kind of source."""
 
+import dataclasses
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import DENSE_FAMILIES, FAMILIES
+from conftest import DENSE_FAMILIES, FAMILIES, build_hf
 
 from lucida.attribution import trace
 from lucida.attribution_reference import reference_rows
 from lucida.dictionaries import Dictionary, random_dictionary
+from lucida.errors import ModelError
 from lucida.interventions import Scale, Set, intervene
 from lucida.models.check import check_model
 from lucida.models.linear import FrozenModel
+from lucida.models.model import Model
 from lucida.models.recording import record
 from lucida.neurons import linear_attributions, replace_neurons
 from lucida.replacement import Replacement, replace_features
@@ -66,6 +69,22 @@ def all_rows(replacement: Replacement, outputs: Targets) -> torch.Tensor:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family_is_read_right(tiny_model: Any, family: str) -> None:
     check_model(tiny_model(family))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_family_is_read_right_in_bfloat16(family: str) -> None:
+    """With one huge direction in the residual, as real models have: there, differences of the stream are rounding."""
+    hf = build_hf(family)
+    hf.get_input_embeddings().weight[:, 3] += 200.0
+    check_model(Model(hf.to(torch.bfloat16), name=family))
+
+
+def test_a_wrong_row_of_the_table_is_refused() -> None:
+    """A family whose norm is read as another kind does not pass the contract check."""
+    model = Model(build_hf("gemma2"), name="gemma2")
+    model.family = dataclasses.replace(model.family, norm="rms")
+    with pytest.raises(ModelError, match="does not reproduce"):
+        check_model(model)
 
 
 @pytest.mark.parametrize(("family", "kind"), PAIRS)

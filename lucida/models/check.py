@@ -30,9 +30,9 @@ def check_model(model: Model, *, tokens: tuple[int, ...] | None = None) -> None:
                 _mlp_output(model, layer, recording.mlp_in[layer]),
                 recording.mlp_out[layer],
             )
-        if not model.is_parallel:
-            _same(model, f"attention of layer {layer}", attention, recording.residual_mid[layer] - recording.residual_pre[layer])  # noqa: E501  # fmt: skip
-        _same(model, f"output of layer {layer}", recording.residual_pre[layer] + attention + view.mlp_contribution(layer), after)  # noqa: E501  # fmt: skip
+        _same(model, f"attention of layer {layer}", attention, view.attention_contribution(layer))
+        added = recording.residual_pre[layer] + attention + view.mlp_contribution(layer)
+        _same(model, f"output of layer {layer}", added, after)
     ids = torch.tensor([tokens], device=model.device)
     expected = model.hf(input_ids=ids, use_cache=False).logits[0].float()
     _same(model, "logits", model.logits(recording.residual_final), expected)

@@ -101,6 +101,15 @@ class FrozenModel:
         read = read.permute(2, 1, 0, 3).reshape(targets * positions, -1)
         add_product_(flat, read, frozen.value)
 
+    def attention_contribution(self, layer: int) -> Float[Tensor, "pos d_model"]:
+        """What attention really added to the residual on this prompt (through the post-norm, if there is one)."""
+        out = self.recording.attention_out[layer]
+        norm = self.model.norm(self.model.layers[layer].attention_post_norm)
+        if norm is None:
+            return out
+        added = norm.push(out, norm.scale(out))
+        return added if norm.bias is None else added + norm.bias
+
     # --- the MLP's sites --------------------------------------------------------------------------
 
     @cache  # noqa: B019

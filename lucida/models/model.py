@@ -71,6 +71,7 @@ class Model:
         self.d_head = int(getattr(config, "head_dim", None) or self.d_model // self.n_heads)
         self.d_vocab = int(hf.get_output_embeddings().weight.shape[0])
         self.context = int(config.max_position_embeddings)
+        self._mlp_weights: tuple[int, MLPWeights] | None = None
         self.softcap: float | None = getattr(config, "final_logit_softcapping", None)
         self.is_parallel = self.family.parallel or bool(
             self.family.parallel_flag and getattr(config, self.family.parallel_flag)
@@ -146,7 +147,15 @@ class Model:
         )
 
     def mlp_weights(self, layer: int) -> MLPWeights:
-        """The MLP weights of a layer in float32. Raises ModelError for a mixture of experts."""
+        """The MLP weights of a layer in float32. Raises ModelError for a mixture of experts.
+
+        Those of the last layer asked for are kept: for a bfloat16 model they are copies, and a sweep asks often.
+        """
+        if self._mlp_weights is None or self._mlp_weights[0] != layer:
+            self._mlp_weights = (layer, self._read_mlp_weights(layer))
+        return self._mlp_weights[1]
+
+    def _read_mlp_weights(self, layer: int) -> MLPWeights:
         row, mlp = self.family, self.layers[layer].mlp
         if row.mlp_layout == "mixture":
             raise ModelError(f"{row.name} has a mixture of experts: its neurons cannot be traced; give it a dictionary")
