@@ -22,7 +22,7 @@ from lucida.neurons import replace_neurons
 from lucida.progress import Progress, silent
 from lucida.replacement import Replacement, replace_features
 from lucida.selection import Expansion, expand
-from lucida.sweep import CHUNK_BYTES, Layout
+from lucida.sweep import CHUNK_BYTES, Layout, Targets
 from lucida.targets import LogitTarget, TargetLike, choose_targets, logit_targets, prompt_position
 
 FEATURE_NODES = 4096
@@ -89,20 +89,9 @@ def trace(
     outputs = logit_targets(view, chosen, at)
     weights = torch.tensor([t.weight for t in chosen], device=logits.device)
     progress("active features", 0, None)
-    if dictionary is None:
-        count = settings.max_nodes
-        everything = view.n_layers * view.n_positions * view.recording.mlp_in.shape[-1] * 64
-        replacement = replace_neurons(
-            view,
-            outputs,
-            weights,
-            max_nodes=everything if count is None else count,
-            sink_positions=sink_positions,
-        )
-        budget = None
-    else:
-        replacement = replace_features(view, dictionary, sink_positions=sink_positions)
-        budget = settings.max_nodes
+    replacement = _replace(view, dictionary, outputs, weights, settings)
+    # Neurons are chosen before the sweep: every one of them is expanded.
+    budget = None if dictionary is None else settings.max_nodes
     expansion = expand(replacement, outputs, weights, max_nodes=budget, chunk_bytes=chunk_bytes, progress=progress)
     metadata = _metadata(model, dictionary, settings, chosen, replacement, expansion)
     metadata["top_tokens"] = _top_tokens(model, logits)
@@ -110,6 +99,17 @@ def trace(
     graph = label_features(model, dictionary, graph, logits)
     graph.metadata["provenance"]["seconds"] = round(time.perf_counter() - started, 3)
     return graph
+
+
+def _replace(
+    view: FrozenModel, dictionary: Dictionary | None, outputs: Targets, weights: Tensor, settings: Settings
+) -> Replacement:
+    """The local replacement model: a dictionary's features, or the neurons that matter most for the targets."""
+    if dictionary is not None:
+        return replace_features(view, dictionary, sink_positions=settings.sink_positions)
+    everything = view.n_layers * view.n_positions * view.model.mlp_weights(0).up.shape[0]
+    count = everything if settings.max_nodes is None else settings.max_nodes
+    return replace_neurons(view, outputs, weights, max_nodes=count, sink_positions=settings.sink_positions)
 
 
 def _top_tokens(model: Model, logits: Tensor) -> list[dict[str, Any]]:
