@@ -22,7 +22,7 @@ from lucida.neurons import replace_neurons
 from lucida.progress import Progress, silent
 from lucida.replacement import Replacement, replace_features
 from lucida.selection import Expansion, expand
-from lucida.sweep import CHUNK_BYTES, Layout, Targets
+from lucida.sweep import Layout, Targets
 from lucida.targets import LogitTarget, TargetLike, choose_targets, logit_targets, prompt_position
 
 FEATURE_NODES = 4096
@@ -58,7 +58,7 @@ def trace(
     max_nodes: int | str | None = "default",
     sink_positions: int = 1,
     dtype: str = "float32",
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
     progress: Progress = silent,
 ) -> Graph:
     """The attribution graph of what `model` says at `position` of `prompt` (docs/method.md).

@@ -17,7 +17,7 @@ from lucida.dictionaries import Dictionary
 from lucida.errors import DictionaryError
 from lucida.models.linear import FrozenModel
 
-CACHE_BYTES = 1 << 30
+CACHE_BYTES = 2 << 30
 """Write vectors are kept between row chunks up to this size, and read again beyond it."""
 
 

@@ -48,7 +48,7 @@ def expand(
     weights: Float[Tensor, " logit"],
     *,
     max_nodes: int | None,
-    chunk_bytes: int,
+    chunk_bytes: int | None,
     progress: Progress = silent,
 ) -> Expansion:
     """Sweep the logits and the `max_nodes` most influential features (None: every active one)."""
@@ -97,7 +97,7 @@ def _settle(store: "_Rows", max_nodes: int) -> tuple[Tensor, bool]:
     return chosen, torch.equal(store.influence(chosen).topk(max_nodes).indices.sort().values, chosen)
 
 
-def _expand_all(replacement: Replacement, logits: Targets, chunk_bytes: int, progress: Progress) -> Expansion:
+def _expand_all(replacement: Replacement, logits: Targets, chunk_bytes: int | None, progress: Progress) -> Expansion:
     everything = torch.arange(len(replacement.active), device=replacement.active.layer.device)
     rows = _allocate(len(logits) + len(everything), Layout.of(replacement).width)
     sweep(replacement, logits, out=rows[: len(logits)], chunk_bytes=chunk_bytes)
@@ -110,7 +110,7 @@ class _Rows:
     """Rows computed so far, and the influence they carry. Rows stay on the CPU, in float32."""
 
     def __init__(
-        self, replacement: Replacement, logits: Targets, weights: Tensor, *, capacity: int, chunk_bytes: int
+        self, replacement: Replacement, logits: Targets, weights: Tensor, *, capacity: int, chunk_bytes: int | None
     ) -> None:
         self.replacement, self.chunk_bytes = replacement, chunk_bytes
         self.layout = Layout.of(replacement)

@@ -18,6 +18,9 @@ from lucida.replacement import Active, Replacement
 CHUNK_BYTES = 32 << 20
 """Bound on the gradient of one row chunk with the temporaries of crossing a layer: small enough for the
 allocator to reuse its memory from layer to layer, large enough for full speed."""
+LEAST_ROWS = 64
+"""Rows of a chunk when its size is left to us, however long the prompt: every chunk reads everything that was written
+on the prompt once, and with few rows that reading is all it does."""
 CHUNK_ROWS = 96
 """A chunk goes on to the next position only while it has fewer rows than this: full speed, little padding."""
 
@@ -86,7 +89,7 @@ def sweep(
     targets: Targets,
     *,
     out: Float[Tensor, "target source"] | None = None,
-    chunk_bytes: int = CHUNK_BYTES,
+    chunk_bytes: int | None = None,
     progress: Progress = silent,
 ) -> Float[Tensor, "target source"]:
     """Every edge into `targets`, one row each; columns as in `Layout`. A row adds up to its target's value.
@@ -113,8 +116,12 @@ def sweep(
     return out
 
 
-def row_chunks(replacement: Replacement, targets: Targets, chunk_bytes: int) -> list[Tensor]:
-    """Indices of `targets` in chunks: neighbouring positions, descending layers, bounded memory."""
+def row_chunks(replacement: Replacement, targets: Targets, chunk_bytes: int | None) -> list[Tensor]:
+    """Indices of `targets` in chunks: neighbouring positions, descending layers, gradients of at most `chunk_bytes`
+    (None: CHUNK_BYTES, or more for LEAST_ROWS rows of a long prompt).
+    """
+    least = LEAST_ROWS if chunk_bytes is None else 1
+    chunk_bytes = CHUNK_BYTES if chunk_bytes is None else chunk_bytes
     model = replacement.view.model
     cell = 4 * (2 * model.d_model + 2 * model.n_heads * model.d_head + replacement.sources.bypass_width)
     order = torch.argsort(targets.position, stable=True)
@@ -123,7 +130,7 @@ def row_chunks(replacement: Replacement, targets: Targets, chunk_bytes: int) -> 
     for index in order.tolist():
         here = chunks[-1]
         new_position = bool(here) and positions[index] != positions[here[-1]]
-        full = (len(here) + 1) * (positions[index] + 1) * cell > chunk_bytes
+        full = len(here) >= least and (len(here) + 1) * (positions[index] + 1) * cell > chunk_bytes
         if here and (full or (new_position and len(here) >= CHUNK_ROWS)):
             chunks.append([])
         chunks[-1].append(index)
