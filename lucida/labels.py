@@ -61,7 +61,7 @@ def _spoken(model: Model, directions: Float[Tensor, "feature d_model"], logits: 
     rows, _ = model.unembedding(candidates)
     effects = directions @ (rows * model.final_norm.weight).T
     effects = effects - effects.mean(1, keepdim=True)
-    effects = effects / effects.std(1, keepdim=True).clamp_min(1e-12)
+    effects = effects / effects.std(1, correction=0, keepdim=True).clamp_min(1e-12)
     texts = [model.token_text(int(token)).strip() for token in candidates]
     # Pieces such as "l" are plausible after a quote and say nothing to a reader; CJK words are short.
     texts = ["" if text.isascii() and len(text) < 3 else text for text in texts]
