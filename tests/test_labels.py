@@ -3,8 +3,9 @@
 from typing import Any
 
 import torch
-from lucida import Microscope
 from test_trace import planted_model
+
+from lucida import Microscope
 
 PROMPT = [3, 11, 8, 30]
 
