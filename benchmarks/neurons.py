@@ -57,7 +57,8 @@ def main() -> None:
         "capitals": [f"the capital of {name} is" for name in CAPITALS],
     }
     print(
-        "| prompt | answer | P before | P zeroed | then says | P | random: mean change, largest |\n|---|---|---|---|---|---|---|"
+        "| prompt | answer | P before | P zeroed | then says | P | random: mean change, largest |\n"
+        "|---|---|---|---|---|---|---|"
     )
     for name, prompts in groups.items():
         rows = [
@@ -68,8 +69,8 @@ def main() -> None:
             change = row["random"]
             mean, largest = sum(change) / len(change), max(change, key=abs)
             print(
-                f"| `{row['prompt']}` | `{row['answer']}` over `{row['rival']}` | {row['before']:.3f} | {row['zeroed']:.3f} "
-                f"| `{row['after']!r}` | {row['after_p']:.3f} | {mean:+.3f}, {largest:+.3f} |",
+                f"| `{row['prompt']}` | `{row['answer']}` over `{row['rival']}` "
+                f"| {row['before']:.3f} | {row['zeroed']:.3f} | `{row['after']!r}` | {row['after_p']:.3f} | {mean:+.3f}, {largest:+.3f} |",
                 flush=True,
             )
         flips = sum(row["flipped"] for row in rows)
