@@ -70,7 +70,8 @@ def main() -> None:
             mean, largest = sum(change) / len(change), max(change, key=abs)
             print(
                 f"| `{row['prompt']}` | `{row['answer']}` over `{row['rival']}` "
-                f"| {row['before']:.3f} | {row['zeroed']:.3f} | `{row['after']!r}` | {row['after_p']:.3f} | {mean:+.3f}, {largest:+.3f} |",
+                f"| {row['before']:.3f} | {row['zeroed']:.3f} "
+                f"| `{row['after']!r}` | {row['after_p']:.3f} | {mean:+.3f}, {largest:+.3f} |",
                 flush=True,
             )
         flips = sum(row["flipped"] for row in rows)
