@@ -11,6 +11,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 TORCH := $(shell grep '^torch==' constraints.txt)
+# Data packages with dictionaries; there may be none.
+PACKAGES := $(wildcard packages/*/pyproject.toml)
+DICTIONARIES := $(foreach package,$(PACKAGES),-e ./$(patsubst %/,%,$(dir $(package))))
 
 export PIP_NO_INPUT := 1
 
@@ -43,7 +46,7 @@ docs: $(VENV)/.installed
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .ruff_cache .hypothesis
-	find lucida tests scripts benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	find lucida tests scripts benchmarks $(wildcard packages) -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is touched only after everything before it succeeded, so a broken installation is mended
 # by running the same command again.
@@ -63,10 +66,10 @@ $(VENV)/.torch: $(VENV)/.created constraints.txt
 	$(PIP) install --quiet "$(TORCH)"
 	@touch $@
 
-$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) install --quiet -c constraints.txt -e .
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml constraints.txt $(PACKAGES)
+	$(PIP) install --quiet -c constraints.txt -e . $(DICTIONARIES)
 	@touch $@
 
-$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt
-	$(PIP) install --quiet -c constraints.txt -e '.[dev]'
+$(VENV)/.installed-dev: $(VENV)/.torch pyproject.toml constraints.txt $(PACKAGES)
+	$(PIP) install --quiet -c constraints.txt -e '.[dev]' $(DICTIONARIES)
 	@touch $(VENV)/.installed $@

@@ -32,6 +32,14 @@ class InterventionError(LucidaError):
     """An intervention that cannot be made (no such feature, inactive, contradictory, not finite)."""
 
 
+class TrainingError(LucidaError):
+    """A training run that cannot start, resume or go on (settings, memory, checkpoint, loss not finite)."""
+
+
+class DataError(LucidaError):
+    """A corpus that is missing, empty, not text, or ends early."""
+
+
 class SaveError(LucidaError):
     """A file that could not be written (disk full, no permission); nothing half-written is left."""
 

@@ -7,12 +7,12 @@ from typing import Literal
 import torch
 
 from lucida.attribution import trace
-from lucida.dictionaries import Dictionary, check_fits, load_dictionary
+from lucida.dictionaries import Dictionary, check_fits, default_dictionary, find_dictionary, load_dictionary
 from lucida.graph import Graph
 from lucida.interventions import Change, Key, Mode, Outcome, TokenProbability, intervene
 from lucida.models.load import load_model
 from lucida.models.model import Model, PromptLike
-from lucida.models.registry import find_entry, is_known
+from lucida.models.registry import entry_of_hub_id, find_entry, is_known
 from lucida.progress import Progress, silent
 from lucida.targets import TargetLike
 
@@ -40,12 +40,15 @@ class Microscope:
     ) -> None:
         """Load a model (registry name, folder, ``.gguf`` file or hub id) and its features.
 
-        `dictionaries` is a folder, a loaded Dictionary or "neurons" (the model's own MLP neurons, no
-        training needed); None takes the registry's trained dictionary if there is one, else neurons.
+        `dictionaries` is the name of a shipped dictionary, a folder, a loaded Dictionary or "neurons" (the
+        model's own MLP neurons, no training needed); None takes the dictionary that is shipped as the
+        model's default if there is one, else neurons.
 
         Raises ModelError, FetchError or DictionaryError, one line each.
         """
         self.progress: Progress = progress or silent
+        # A name that nobody knows is refused before a model is fetched for it.
+        features = _features(model, dictionaries)
         if isinstance(model, Model):
             self.model = model
         else:
@@ -57,18 +60,14 @@ class Microscope:
                 allow_unverified=allow_unverified,
                 progress=self.progress,
             )
-        if dictionaries is None and isinstance(model, str) and is_known(model):
-            trained = find_entry(model).dictionaries
-            dictionaries = trained[0] if trained else None
-        self.dictionary = self._open(dictionaries)
+        self.dictionary = self._open(features)
 
-    def _open(self, dictionaries: str | Path | Dictionary | None) -> Dictionary | None:
-        if dictionaries is None or dictionaries == "neurons":
+    def _open(self, features: Path | Dictionary | None) -> Dictionary | None:
+        if features is None:
             return None
-        if isinstance(dictionaries, Dictionary):
-            found = dictionaries
-        else:
-            found = load_dictionary(Path(dictionaries), n_layers=self.model.n_layers)
+        found = features
+        if not isinstance(found, Dictionary):
+            found = load_dictionary(found, n_layers=self.model.n_layers)
         check_fits(found, self.model.n_layers, self.model.d_model, _known_name(self.model, found))
         return found if self.model.device.type == "cpu" else found.to(self.model.device)
 
@@ -134,6 +133,19 @@ class Microscope:
             TokenProbability(int(i), self.model.token_text(int(i)), float(p))
             for p, i in zip(top.values, top.indices, strict=True)
         ]
+
+
+def _features(model: str | Path | Model, dictionaries: str | Path | Dictionary | None) -> Path | Dictionary | None:
+    """What to see the model through: a folder or a loaded dictionary, None for neurons."""
+    if isinstance(dictionaries, Dictionary):
+        return dictionaries
+    if dictionaries is not None:
+        return None if dictionaries == "neurons" else find_dictionary(dictionaries)
+    name = model.name if isinstance(model, Model) else model
+    # A folder of weights may be called anything: only a name that was asked for says which model it is.
+    entry = None if isinstance(name, Path) else find_entry(name) if is_known(name) else entry_of_hub_id(name)
+    default = default_dictionary(entry.name) if entry else None
+    return default.folder if default else None
 
 
 def _known_name(model: Model, dictionary: Dictionary) -> str | None:

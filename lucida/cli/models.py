@@ -8,6 +8,7 @@ from lucida.cli.options import as_json, fetch_options, output_options
 from lucida.cli.screen import progress, show_json, show_table, size
 
 if TYPE_CHECKING:
+    from lucida.dictionaries import ShippedDictionary
     from lucida.models.cache import CachedModel
     from lucida.models.registry import ModelEntry, Source
 
@@ -29,13 +30,16 @@ def list_(as_json: bool = False) -> None:
     """
     from lucida.models.registry import REGISTRY
 
-    here = _copies()
+    here, shipped = _copies(), _shipped()
     if as_json:
-        show_json([_document(entry, here.get(name, [])) for name, entry in REGISTRY.items()])
+        show_json([_document(entry, here.get(name, []), shipped.get(name, [])) for name, entry in REGISTRY.items()])
         return
     rows = [_row(entry, here.pop(name, [])) for name, entry in REGISTRY.items()]
     columns = ("name", "family", "size", "licence", "here", "source", "what it is")
     show_table("", columns, rows, right=(2,), wrap=(1, 3, 5))
+    if shipped:
+        ours = [(model, ", ".join(_dictionary(one) for one in found)) for model, found in shipped.items()]
+        show_table("Dictionaries shipped here", ("model", "dictionaries"), ours)
     if here:
         others = [(name, copy.dtype, size(copy.size), copy.source) for name in here for copy in here[name]]
         show_table("Also in the cache", ("name", "dtype", "size", "source"), others, right=(2,))
@@ -49,9 +53,9 @@ def info(name: str, as_json: bool) -> None:
     from lucida.models.registry import find_entry
 
     entry = find_entry(name)
-    copies = _copies().get(entry.name, [])
+    copies, shipped = _copies().get(entry.name, []), _shipped().get(entry.name, [])
     if as_json:
-        show_json(_document(entry, copies))
+        show_json(_document(entry, copies, shipped))
         return
     facts = [
         ("name", entry.name),
@@ -61,7 +65,7 @@ def info(name: str, as_json: bool) -> None:
         ("licence", entry.licence),
         ("here", "\n".join(f"{copy.dtype or 'hub'}: {copy.folder}" for copy in copies) or "no"),
         ("sources, in order", "\n".join(_source(source) for source in entry.sources)),
-        ("dictionaries", "\n".join(entry.dictionaries) or "none trained yet; its neurons"),
+        ("dictionaries", "\n".join(_dictionary(one) for one in shipped) or "none shipped here; its neurons"),
         ("what it can do", "\n".join(entry.abilities) or "not measured"),
     ]
     show_table("", ("", ""), facts)
@@ -74,6 +78,19 @@ def _copies() -> "dict[str, list[CachedModel]]":
     for copy in cached_models():
         here.setdefault(copy.name, []).append(copy)
     return here
+
+
+def _shipped() -> "dict[str, list[ShippedDictionary]]":
+    from lucida.dictionaries import shipped_dictionaries
+
+    found: dict[str, list[ShippedDictionary]] = {}
+    for shipped in shipped_dictionaries():
+        found.setdefault(shipped.model.casefold(), []).append(shipped)
+    return found
+
+
+def _dictionary(shipped: "ShippedDictionary") -> str:
+    return f"{shipped.name} ({shipped.kind}{', the default' if shipped.is_default else ''})"
 
 
 def _source(source: "Source") -> str:
@@ -93,10 +110,11 @@ def _row(entry: "ModelEntry", copies: "list[CachedModel]") -> tuple[str, ...]:
     )
 
 
-def _document(entry: "ModelEntry", copies: "list[CachedModel]") -> dict[str, Any]:
+def _document(entry: "ModelEntry", copies: "list[CachedModel]", shipped: "list[ShippedDictionary]") -> dict[str, Any]:
     from dataclasses import asdict
 
-    return {**asdict(entry), "here": [asdict(copy) for copy in copies]}
+    here, dictionaries = [asdict(copy) for copy in copies], [asdict(one) for one in shipped]
+    return {**asdict(entry), "dictionaries": dictionaries, "here": here}
 
 
 @models.command()

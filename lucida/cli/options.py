@@ -113,9 +113,9 @@ model_options = stack(
     click.option(
         "--dictionaries",
         default=None,
-        metavar="FOLDER|neurons",
-        help="The features to see the model through. Left out: the model's trained ones if there are any, "
-        "else its own neurons.",
+        metavar="NAME|FOLDER|neurons",
+        help="The features to see the model through (names: `lucida dictionaries list`). Left out: the model's "
+        "default ones if they are shipped here, else its own neurons.",
     ),
     click.option(
         "--dtype",

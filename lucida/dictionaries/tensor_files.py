@@ -27,6 +27,7 @@ _DTYPES: dict[str, tuple[str, torch.dtype]] = {
     "BF16": ("<i2", torch.bfloat16),
     "I64": ("<i8", torch.int64),
     "I32": ("<i4", torch.int32),
+    "U8": ("|u1", torch.uint8),
 }
 _NAME_OF_DTYPE = {torch_dtype: name for name, (_, torch_dtype) in _DTYPES.items()}
 _LARGEST_HEADER = 100_000_000

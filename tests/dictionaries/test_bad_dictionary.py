@@ -198,4 +198,5 @@ def test_the_format_can_be_given(tmp_path: Path) -> None:
         load_dictionary(folder, "saelen")
     with pytest.raises(DictionaryError, match=r"known format \(saelens\)"):
         load_dictionary(folder, "saelens")
-    assert set(FORMATS) == {"circuit-tracer", "saelens", "sparsify", "gemma-scope", "gemma-scope-2"}
+    assert next(iter(FORMATS)) == "lucida"
+    assert set(FORMATS) == {"lucida", "circuit-tracer", "saelens", "sparsify", "gemma-scope", "gemma-scope-2"}

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from lucida.atomic import replacing
 from lucida.dictionaries.dictionary import Dictionary
-from lucida.dictionaries.formats.folder import by_layer, inside, read_yaml, source_of, text_or_none
+from lucida.dictionaries.formats.folder import by_layer, source_of
 from lucida.dictionaries.formats.gemma_scope import npz_layer
 from lucida.dictionaries.formats.gemma_scope_2 import cross_layer, is_gemma_scope_2, per_layer
 from lucida.dictionaries.formats.hooks import READ_HOOK, WRITE_HOOK, reads_at, writes_at
+from lucida.dictionaries.formats.settings import inside, read_yaml, text_or_none
 from lucida.dictionaries.tensor_files import in_pieces, need, open_npz, open_safetensors, write_safetensors
 from lucida.dictionaries.weights import LayerWeights
 from lucida.errors import DictionaryError

@@ -13,11 +13,10 @@ from lucida.dictionaries.formats.folder import (
     files_named,
     layer_in,
     number_of_layers,
-    read_json,
     source_of,
-    text_or_none,
 )
 from lucida.dictionaries.formats.hooks import reads_at, writes_at
+from lucida.dictionaries.formats.settings import read_json, text_or_none
 from lucida.dictionaries.tensor_files import need, open_safetensors, read_safetensors_header
 from lucida.dictionaries.weights import LayerWeights
 from lucida.errors import DictionaryError

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from lucida.dictionaries.dictionary import Dictionary
-from lucida.dictionaries.formats.folder import by_layer, files_named, number_of_layers, read_json, source_of
+from lucida.dictionaries.formats.folder import by_layer, files_named, number_of_layers, source_of
 from lucida.dictionaries.formats.hooks import parse_hook
+from lucida.dictionaries.formats.settings import read_json
 from lucida.dictionaries.tensor_files import need, open_safetensors
 from lucida.dictionaries.weights import LayerWeights
 from lucida.errors import DictionaryError

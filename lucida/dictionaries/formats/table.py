@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from lucida.dictionaries.dictionary import Dictionary
 from lucida.dictionaries.formats.circuit_tracer import is_circuit_tracer, read_circuit_tracer
+from lucida.dictionaries.formats.compact import is_compact, read_compact
 from lucida.dictionaries.formats.folder import describe
 from lucida.dictionaries.formats.gemma_scope import is_gemma_scope, read_gemma_scope
 from lucida.dictionaries.formats.gemma_scope_2 import is_gemma_scope_2, read_gemma_scope_2
@@ -22,17 +23,18 @@ class Format(NamedTuple):
 
 
 FORMATS: dict[str, Format] = {
+    "lucida": Format(is_compact, read_compact),
     "circuit-tracer": Format(is_circuit_tracer, read_circuit_tracer),
     "saelens": Format(is_saelens, read_saelens),
     "sparsify": Format(is_sparsify, read_sparsify),
     "gemma-scope": Format(is_gemma_scope, read_gemma_scope),
     "gemma-scope-2": Format(is_gemma_scope_2, read_gemma_scope_2),
 }
-"""Tried in this order: a config.yaml says most about what lies beside it."""
+"""Tried in this order: our own manifest and a config.yaml say most about what lies beside them."""
 
 
 def load_dictionary(path: str | Path, format: str | None = None, *, n_layers: int | None = None) -> Dictionary:
-    """The dictionary in a folder, its weights memory-mapped; the format is recognised unless given.
+    """The dictionary in a folder, weights of other formats memory-mapped; the format is recognised unless given.
 
     `n_layers` is that of the model, for dictionaries that cover only some layers (else the last layer
     they cover counts as the model's last). Raises DictionaryError when the folder is missing, of no
