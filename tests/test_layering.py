@@ -9,12 +9,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "lucida"
 
 LAYERS = (
+    ("__main__",),
     ("cli",),
     ("microscope",),
+    ("evaluation",),
     ("attribution", "attribution_reference", "interventions"),
     ("selection", "targets", "neurons", "labels"),
     ("sweep",),
-    ("replacement",),
+    ("replacement", "training"),
     ("graph", "dictionaries", "models"),
     ("prompt", "atomic", "progress"),
     ("errors",),

@@ -16,8 +16,10 @@ COMMANDS = {
     "score": "lucida.cli.graphs",
     "export": "lucida.cli.graphs",
     "intervene": "lucida.cli.intervene",
+    "train": "lucida.cli.train",
     "models": "lucida.cli.models",
     "dictionaries": "lucida.cli.dictionaries",
+    "evaluate": "lucida.cli.evaluate",
 }
 """Where each command is written, in the order in which one uses them."""
 

@@ -1,0 +1,226 @@
+"""Do a cross-layer and a per-layer dictionary of one model tell the same story? Three numbers and a warning.
+
+Sparsity pays a cross-layer dictionary for rewriting A -> B -> C as A -> B and A -> C: one feature that writes to many
+layers is cheaper than a chain of features (Lange et al. 2026). Its graph then shows shorter paths than the model has.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from lucida.errors import DictionaryError
+from lucida.evaluation.basis import DictionaryBasis
+from lucida.evaluation.faithfulness import Write, feature_writes
+from lucida.evaluation.graphs import GraphMeasures, GraphOptions, PromptScores, TracedPrompt
+from lucida.evaluation.intervals import Interval, mean, ratio, spearman
+from lucida.evaluation.prompts import EvaluationPrompt
+from lucida.evaluation.running import MLPCall, contribution_site, run_copies
+from lucida.graph import Graph
+from lucida.models.linear import FrozenModel
+from lucida.models.model import Model
+from lucida.progress import Progress, silent
+from lucida.replacement import Active, FeatureSources
+
+FEATURES = 24
+"""Features examined on each prompt by the skip test."""
+BATCH = 16
+"""Features examined at once."""
+SHORT = 2
+"""Edges of a path that passes one feature at the most."""
+
+
+@dataclass(frozen=True)
+class SkipTest:
+    """How the model itself answers when the input of a cross-layer feature is taken away.
+
+    Each feature's reading direction is removed from the residual stream at its layer, so that its pre-activation
+    falls by its activation; attention is held. What the MLPs then no longer write, along what the feature is said to
+    write and as a share of it: `own` at the feature's own layer (how well removing the direction removes the feature:
+    what the other two are to be compared with), `followed` at all later layers with everything live, `one_hop` at
+    later layers when every MLP from the feature's layer on is held, so that each answers to the removed direction
+    itself. A feature that stands for what later MLPs read from the same input has `one_hop` near `own`. Where
+    `followed` is near `own` but `one_hop` is small, it stands for a chain of MLPs: several hops drawn as one.
+    """
+
+    features: int
+    own: Interval | None
+    followed: Interval | None
+    one_hop: Interval | None
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """A cross-layer dictionary beside a per-layer one, on the same prompts and with the same node budget.
+
+    `tokens`: do they blame the same tokens? Spearman over the positions of a prompt (sinks left out) of the influence
+    of each token's embedding over all paths, averaged over prompts; it knows no layers and no features, so two right
+    answers must agree. `path_gap`: average path length of the per-layer graph minus that of the cross-layer one.
+    `short_cross`, `short_per_layer`: share of the tokens' influence on paths that pass one feature at the most.
+    A gap alone may be honest (features that only amplify are folded into one); `skips` says whether it is.
+    """
+
+    cross_layer: str
+    per_layer: str
+    tokens: Interval | None
+    path_gap: Interval | None
+    short_cross: Interval | None
+    short_per_layer: Interval | None
+    skips: SkipTest | None
+
+
+def compare_stories(
+    cross: GraphMeasures,
+    per_layer: GraphMeasures,
+    names: tuple[str, str],
+    *,
+    sink_positions: int = 1,
+    skips: SkipTest | None = None,
+    seed: int = 0,
+) -> Disagreement:
+    """What the graphs of two dictionaries of the same prompts say about each other.
+
+    Raises DictionaryError when they are not of the same prompts.
+    """
+    pairs = list(zip(cross.prompts, per_layer.prompts, strict=False))
+    lengths = [tuple(len(p.by_position) for p in measures.prompts) for measures in (cross, per_layer)]
+    if lengths[0] != lengths[1]:
+        raise DictionaryError(f"the graphs of {names[0]} and {names[1]} are not of the same prompts; measure both anew")
+    agreement = [
+        spearman(np.array(a.by_position[sink_positions:]), np.array(b.by_position[sink_positions:])) for a, b in pairs
+    ]
+    return Disagreement(
+        *names,
+        tokens=mean(np.array(agreement), seed=seed),
+        path_gap=mean(np.array([b.path_length - a.path_length for a, b in pairs]), seed=seed),
+        short_cross=mean(np.array([_short(a) for a, _ in pairs]), seed=seed),
+        short_per_layer=mean(np.array([_short(b) for _, b in pairs]), seed=seed),
+        skips=skips,
+    )
+
+
+def _short(scores: PromptScores) -> float:
+    whole = sum(scores.path_mass)
+    return sum(scores.path_mass[:SHORT]) / whole if whole else float("nan")
+
+
+def measure_skips(
+    model: Model,
+    basis: DictionaryBasis,
+    prompts: Sequence[EvaluationPrompt],
+    *,
+    options: GraphOptions | None = None,
+    features: int = FEATURES,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> SkipTest:
+    """The skip test (`SkipTest`) on features drawn from the expanded ones of each prompt's graph.
+
+    Raises DictionaryError for a dictionary whose features write to their own layer only.
+    """
+    if basis.dictionary.span < 2:
+        raise DictionaryError(
+            f"{basis.name} is a per-layer dictionary: its features skip nothing; give a cross-layer one"
+        )
+    options = options or GraphOptions()
+    generator = np.random.default_rng(seed)
+    sums = []
+    for index, prompt in enumerate(prompts):
+        progress("skip test", index, len(prompts))
+        traced = TracedPrompt.of(model, prompt, options)
+        graph = traced.graph(basis)
+        table = graph.nodes
+        reaching = np.flatnonzero(table.is_kind("feature"))
+        reaching = reaching[[len(basis.dictionary.writes_to(int(layer))) > 1 for layer in table.layer[reaching]]]
+        chosen = np.sort(generator.choice(reaching, min(features, len(reaching)), replace=False))
+        for part in np.array_split(chosen, max(1, -(-len(chosen) // BATCH))):
+            sums.append(_skip_sums(traced.view, basis, graph, part, options.sink_positions))
+    progress("skip test", len(prompts), len(prompts))
+    own, own_whole, followed, one_hop, whole = np.concatenate(sums, 1)
+    return SkipTest(
+        features=len(own),
+        own=ratio(own, own_whole, seed=seed),
+        followed=ratio(followed, whole, seed=seed),
+        one_hop=ratio(one_hop, whole, seed=seed),
+    )
+
+
+@torch.no_grad()
+def _skip_sums(
+    view: FrozenModel, basis: DictionaryBasis, graph: Graph, features: np.ndarray, sink_positions: int
+) -> Float[np.ndarray, "5 feature"]:
+    """For each feature: answer . claim and claim . claim at its own layer, then live and held answer . claim and
+    claim . claim over all later layers, each feature in its own row of one batch.
+    """
+    claims = feature_writes(view, basis, graph, features)
+    layers = torch.from_numpy(graph.nodes.layer[features].astype(np.int64))
+    removed = _reading_directions(view, basis, graph, features, sink_positions)
+    live = _answers(view, claims, layers, removed, held=False)
+    held = _answers(view, claims, layers, removed, held=True)
+    sums = np.zeros((5, len(features)))
+    for layer, writes in claims.items():
+        for row, _, vector in writes:
+            whole = float(vector.double().square().sum())
+            if layer == int(layers[row]):
+                sums[:2, row] += live[layer][row], whole
+            else:
+                sums[2:, row] += live[layer][row], held[layer][row], whole
+    return sums
+
+
+def _reading_directions(
+    view: FrozenModel, basis: DictionaryBasis, graph: Graph, features: np.ndarray, sink_positions: int
+) -> Float[Tensor, "feature d_model"]:
+    """The smallest change of the residual at each feature's MLP that lowers its pre-activation by its activation."""
+    table, device = graph.nodes, view.recording.residual_final.device
+
+    def column(name: str) -> Tensor:
+        return torch.from_numpy(getattr(table, name)[features]).to(device)
+
+    activation = column("activation")
+    active = Active(column("layer").long(), column("position").long(), column("feature"), activation)
+    vectors, _ = FeatureSources(view, basis.dictionary, sink_positions=sink_positions).read_vectors(active)
+    return -activation[:, None] * vectors / vectors.square().sum(1, keepdim=True).clamp_min(1e-20)
+
+
+def _answers(
+    view: FrozenModel, claims: dict[int, list[Write]], layers: Int[Tensor, " feature"], removed: Tensor, *, held: bool
+) -> dict[int, np.ndarray]:
+    """By layer and feature: what the layer's MLP no longer writes, times what the feature claims to write there."""
+    model = view.model
+    positions = {row: position for writes in claims.values() for row, position, _ in writes}
+    answers = {layer: np.zeros(len(layers)) for layer in claims}
+
+    def visit(call: MLPCall) -> Tensor | None:
+        if call.at != contribution_site(model):
+            return None
+        recorded, written = view.mlp_contribution(call.layer), call.written.float().clone()
+        here = [row for row in range(len(layers)) if int(layers[row]) == call.layer]
+        for row in here:
+            at = positions[row]
+            written[row, at] = _contribution(model, call, call.residual[row, at].float() + removed[row])
+        for row, at, vector in claims.get(call.layer, ()):
+            answers[call.layer][row] = float(((recorded[at] - written[row, at]).double() * vector.double()).sum())
+        if held:
+            written = recorded[None].repeat(len(layers), 1, 1)
+        # From its layer on the stream lacks the direction.
+        for row in here:
+            written[row, positions[row]] += removed[row]
+        return written
+
+    run_copies(view, len(layers), visit)
+    return answers
+
+
+def _contribution(model: Model, call: MLPCall, residual: Float[Tensor, " d_model"]) -> Float[Tensor, " d_model"]:
+    """What the MLP of a call adds to the residual where it stands at `residual`. Calls no hook."""
+    layer = model.layers[call.layer]
+    x = residual.to(model.dtype)[None, None]
+    for module in (layer.mlp_norm, layer.mlp, layer.mlp_post_norm):
+        if module is not None:
+            x = module.forward(x)
+            x = x[0] if isinstance(x, tuple) else x
+    return x[0, 0].float()

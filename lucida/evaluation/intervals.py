@@ -1,0 +1,81 @@
+"""Averages with their uncertainty: bootstrap intervals, and a rank correlation."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+RESAMPLES = 1000
+SHARE = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A number measured on `count` samples, and where it lies in 95 % of the samples drawn anew from these.
+
+    `low` and `high` are None for a single sample: it says nothing about its spread.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    count: int
+
+    def __str__(self) -> str:
+        spread = "" if self.low is None else f" [{self.low:.3g}, {self.high:.3g}]"
+        return f"{self.value:.3g}{spread}"
+
+
+Statistic = Callable[[Int[np.ndarray, " drawn"]], float]
+
+
+def bootstrap(statistic: Statistic, count: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
+    """`statistic(indices)` of all `count` samples, with its percentile interval over samples drawn with replacement.
+
+    The samples must be independent: rows of text, prompts or ablations, never single tokens of one row. Draws on
+    which the statistic is not defined (NaN) are left out; None when it is not defined on the samples themselves.
+    """
+    whole = float(statistic(np.arange(count))) if count else float("nan")
+    if not np.isfinite(whole):
+        return None
+    if count < 2:
+        return Interval(whole, None, None, count)
+    generator = np.random.default_rng(seed)
+    drawn = np.array([float(statistic(generator.integers(0, count, count))) for _ in range(resamples)])
+    low, high = np.nanquantile(drawn, ((1 - SHARE) / 2, (1 + SHARE) / 2))
+    return Interval(whole, float(low), float(high), count)
+
+
+def mean(samples: Float[np.ndarray, " sample"], *, seed: int = 0) -> Interval | None:
+    """The mean of independent samples; those that are NaN were not defined and do not count."""
+    kept = samples[np.isfinite(samples)]
+    return bootstrap(lambda drawn: float(kept[drawn].mean()), len(kept), seed=seed)
+
+
+def ratio(
+    parts: Float[np.ndarray, " sample"], wholes: Float[np.ndarray, " sample"], *, seed: int = 0
+) -> Interval | None:
+    """sum(parts) / sum(wholes) over independent samples of unequal size, such as rows of text."""
+
+    def share(drawn: Int[np.ndarray, " drawn"]) -> float:
+        whole = float(wholes[drawn].sum())
+        return float(parts[drawn].sum()) / whole if whole else float("nan")
+
+    return bootstrap(share, len(parts), seed=seed)
+
+
+def spearman(a: Float[np.ndarray, " sample"], b: Float[np.ndarray, " sample"]) -> float:
+    """Spearman's rank correlation, ties at their mean rank; NaN for fewer than three samples or constant ones."""
+    if len(a) < 3:
+        return float("nan")
+    x, y = _ranks(a), _ranks(b)
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
+    return float((x * y).sum() / scale) if scale > 0 else float("nan")
+
+
+def _ranks(values: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
+    _, back, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = counts.cumsum()
+    return (last - (counts - 1) / 2)[back]
