@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--top", type=int, default=50)
     parser.add_argument("--draws", type=int, default=5)
     options = parser.parse_args()
-    scope = Microscope(options.model)
+    scope = Microscope(options.model, "neurons")
     groups = {
         "antonyms": [f'The opposite of "{word}" is "' for word in ANTONYMS],
         "capitals": [f"the capital of {name} is" for name in CAPITALS],

@@ -39,7 +39,7 @@ def smollm() -> Iterator[Microscope]:
 
 def _smollm() -> Microscope:
     try:
-        return Microscope("smollm2-135m")
+        return Microscope("smollm2-135m", "neurons")
     except FetchError as error:
         pytest.skip(f"no source of SmolLM2 can be reached: {error}")
 
