@@ -48,6 +48,10 @@ class PromptChoice(click.ParamType):
     metavar="CORPUS",
     help="Held-out text: new samples of the model itself, or the part of a corpus that training leaves out.",
 )
+@click.option("--column", help="The column of records that holds the text.")
+@click.option(
+    "--corpus-tokens", type=click.IntRange(min=1), help="Open the corpus as a training run with this option did."
+)
 @click.option("--tokens", type=click.IntRange(min=2), default=20_000, show_default=True, help="Tokens to read.")
 @click.option("--context", type=click.IntRange(min=2), default=128, show_default=True, help="Tokens in a row of text.")
 @click.option(
@@ -134,6 +138,8 @@ def _evaluate(options: dict[str, Any], report: Any) -> "tuple[EvaluationReport, 
         options["data"],
         tokens=options["tokens"],
         context=options["context"],
+        column=options["column"],
+        corpus_tokens=options["corpus_tokens"],
         offline=options["offline"],
         progress=tell,
     )
@@ -223,10 +229,4 @@ def _story(pair: "Disagreement") -> str:
     text = f"{pair.cross_layer} against {pair.per_layer}: "
     text += f"the same tokens matter by rank correlation {pair.tokens}; " if pair.tokens is not None else ""
     text += f"paths shorter by {pair.path_gap} edges. " if pair.path_gap is not None else ""
-    skips = pair.skips
-    if skips is not None and skips.own and skips.followed and skips.one_hop:
-        text += (
-            f"Without what a feature reads, its own layer gives up {skips.own.value:.2f} of what it is said to write, "
-            f"later layers {skips.followed.value:.2f}, and {skips.one_hop.value:.2f} in one hop."
-        )
-    return text
+    return text.rstrip()

@@ -40,14 +40,19 @@ class SkipTest:
     Each feature's reading direction is removed from the residual stream at its layer, so that its pre-activation
     falls by its activation; attention is held. What the MLPs then no longer write, along what the feature is said to
     write and as a share of it: `own` at the feature's own layer (how well removing the direction removes the feature:
-    what the other two are to be compared with), `followed` at all later layers with everything live, `one_hop` at
-    later layers when every MLP from the feature's layer on is held, so that each answers to the removed direction
-    itself. A feature that stands for what later MLPs read from the same input has `one_hop` near `own`. Where
-    `followed` is near `own` but `one_hop` is small, it stands for a chain of MLPs: several hops drawn as one.
+    what the next two are to be compared with), `followed` at later layers with everything live, `one_hop` at later
+    layers when every MLP from the feature's layer on is held, so that each answers to the removed direction itself.
+
+    At later layers only the part counts that is not along what the feature writes at its own layer: a later MLP that
+    makes a written direction longer says nothing new, and one feature for both is what cross-layer features are for.
+    `new` is the share of that part in all that is written to later layers (squared length). A feature that stands for
+    what later MLPs read from the same input has `one_hop` near `own`. Where `followed` is near `own` and `one_hop` is
+    small, later MLPs read what others wrote in between: a chain drawn as one hop.
     """
 
     features: int
     own: Interval | None
+    new: Interval | None
     followed: Interval | None
     one_hop: Interval | None
 
@@ -60,7 +65,7 @@ class Disagreement:
     of each token's embedding over all paths, averaged over prompts; it knows no layers and no features, so two right
     answers must agree. `path_gap`: average path length of the per-layer graph minus that of the cross-layer one.
     `short_cross`, `short_per_layer`: share of the tokens' influence on paths that pass one feature at the most.
-    A gap alone may be honest (features that only amplify are folded into one); `skips` says whether it is.
+    A gap alone may be honest (features that only amplify are folded into one); the skip test says whether it is.
     """
 
     cross_layer: str
@@ -69,7 +74,6 @@ class Disagreement:
     path_gap: Interval | None
     short_cross: Interval | None
     short_per_layer: Interval | None
-    skips: SkipTest | None
 
 
 def compare_stories(
@@ -78,7 +82,6 @@ def compare_stories(
     names: tuple[str, str],
     *,
     sink_positions: int = 1,
-    skips: SkipTest | None = None,
     seed: int = 0,
 ) -> Disagreement:
     """What the graphs of two dictionaries of the same prompts say about each other.
@@ -98,7 +101,6 @@ def compare_stories(
         path_gap=mean(np.array([b.path_length - a.path_length for a, b in pairs]), seed=seed),
         short_cross=mean(np.array([_short(a) for a, _ in pairs]), seed=seed),
         short_per_layer=mean(np.array([_short(b) for _, b in pairs]), seed=seed),
-        skips=skips,
     )
 
 
@@ -139,36 +141,53 @@ def measure_skips(
         for part in np.array_split(chosen, max(1, -(-len(chosen) // BATCH))):
             sums.append(_skip_sums(traced.view, basis, graph, part, options.sink_positions))
     progress("skip test", len(prompts), len(prompts))
-    own, own_whole, followed, one_hop, whole = np.concatenate(sums, 1)
+    own, own_whole, followed, one_hop, new, whole = np.concatenate(sums, 1)
     return SkipTest(
         features=len(own),
         own=ratio(own, own_whole, seed=seed),
-        followed=ratio(followed, whole, seed=seed),
-        one_hop=ratio(one_hop, whole, seed=seed),
+        new=ratio(new, whole, seed=seed),
+        followed=ratio(followed, new, seed=seed),
+        one_hop=ratio(one_hop, new, seed=seed),
     )
 
 
 @torch.no_grad()
 def _skip_sums(
     view: FrozenModel, basis: DictionaryBasis, graph: Graph, features: np.ndarray, sink_positions: int
-) -> Float[np.ndarray, "5 feature"]:
-    """For each feature: answer . claim and claim . claim at its own layer, then live and held answer . claim and
-    claim . claim over all later layers, each feature in its own row of one batch.
+) -> Float[np.ndarray, "6 feature"]:
+    """For each feature, in its own row of one batch: answer . claim and claim . claim at its own layer; then, over all
+    later layers, live and held answer . new claim, new claim . new claim and claim . claim.
     """
     claims = feature_writes(view, basis, graph, features)
     layers = torch.from_numpy(graph.nodes.layer[features].astype(np.int64))
+    new = _new_claims(claims, layers)
     removed = _reading_directions(view, basis, graph, features, sink_positions)
-    live = _answers(view, claims, layers, removed, held=False)
-    held = _answers(view, claims, layers, removed, held=True)
-    sums = np.zeros((5, len(features)))
+    live = _answers(view, new, layers, removed, held=False)
+    held = _answers(view, new, layers, removed, held=True)
+    sums = np.zeros((6, len(features)))
     for layer, writes in claims.items():
-        for row, _, vector in writes:
-            whole = float(vector.double().square().sum())
+        for (row, _, vector), (_, _, rest) in zip(writes, new[layer], strict=True):
+            size, rest_size = (float(v.double().square().sum()) for v in (vector, rest))
             if layer == int(layers[row]):
-                sums[:2, row] += live[layer][row], whole
+                sums[:2, row] += live[layer][row], size
             else:
-                sums[2:, row] += live[layer][row], held[layer][row], whole
+                sums[2:, row] += live[layer][row], held[layer][row], rest_size, size
     return sums
+
+
+def _new_claims(claims: dict[int, list[Write]], layers: Int[Tensor, " feature"]) -> dict[int, list[Write]]:
+    """The claims; those to later layers without their part along the feature's write to its own layer."""
+    own = {row: vector for layer, writes in claims.items() for row, _, vector in writes if layer == int(layers[row])}
+
+    def rest(layer: int, row: int, vector: Tensor) -> Tensor:
+        if layer == int(layers[row]):
+            return vector
+        along = own[row] / own[row].norm().clamp_min(1e-20)
+        left = vector - (vector @ along) * along
+        # What rounding leaves of a parallel vector is no claim.
+        return left if left.norm() > 1e-5 * vector.norm() else torch.zeros_like(left)
+
+    return {layer: [(row, at, rest(layer, row, v)) for row, at, v in writes] for layer, writes in claims.items()}
 
 
 def _reading_directions(

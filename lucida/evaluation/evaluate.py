@@ -15,7 +15,7 @@ from torch import Tensor
 from lucida.dictionaries import Dictionary
 from lucida.errors import DictionaryError, LucidaError
 from lucida.evaluation.basis import Basis, DictionaryBasis, NeuronBasis, neurons_of_l0
-from lucida.evaluation.disagreement import Disagreement, compare_stories, measure_skips
+from lucida.evaluation.disagreement import Disagreement, SkipTest, compare_stories, measure_skips
 from lucida.evaluation.faithfulness import Faithfulness, measure_faithfulness
 from lucida.evaluation.graphs import NODES, GraphMeasures, GraphOptions, measure_graphs
 from lucida.evaluation.intervals import Interval, mean
@@ -68,10 +68,7 @@ def evaluate(
     graphs = measure_graphs(model, bases, chosen, options=options, seed=seed, progress=progress) if chosen else {}
     reports = []
     for name, basis in bases.items():
-        slow = None
-        if isinstance(basis, DictionaryBasis) and chosen and faithfulness:
-            some = chosen[:faithfulness]
-            slow = measure_faithfulness(model, basis, some, options=options, seed=seed, progress=progress)
+        slow = _ablations(model, basis, chosen[:faithfulness], options, seed, progress)
         reports.append(_report(basis, *text.of(name), _answers(model, basis, chosen), graphs.get(name), slow))
     first = text.replacement[0]
     return EvaluationReport(
@@ -85,7 +82,7 @@ def evaluate(
         max_nodes=nodes,
         seed=seed,
         bases=tuple(reports),
-        disagreements=_disagreements(model, bases, graphs, chosen[:faithfulness], options, seed, progress),
+        disagreements=_disagreements(bases, graphs, options, seed),
         provenance=_provenance(model, rows, chosen),
     )
 
@@ -183,13 +180,30 @@ def _answers(model: Model, basis: Basis, prompts: Sequence[EvaluationPrompt]) ->
     return mean(np.array(right))
 
 
+def _ablations(
+    model: Model,
+    basis: Basis,
+    prompts: Sequence[EvaluationPrompt],
+    options: GraphOptions,
+    seed: int,
+    progress: Progress,
+) -> tuple[Faithfulness | None, SkipTest | None]:
+    """What takes an ablation for every feature: faithfulness, and the skip test of a cross-layer dictionary."""
+    if not isinstance(basis, DictionaryBasis) or not prompts:
+        return None, None
+    pairs = measure_faithfulness(model, basis, prompts, options=options, seed=seed, progress=progress)
+    if basis.dictionary.span < 2:
+        return pairs, None
+    return pairs, measure_skips(model, basis, prompts, options=options, seed=seed, progress=progress)
+
+
 def _report(
     basis: Basis,
     reconstruction: Reconstruction,
     replacement: ReplacementModel | None,
     answers: Interval | None,
     graphs: GraphMeasures | None,
-    faithfulness: Faithfulness | None,
+    ablations: tuple[Faithfulness | None, SkipTest | None],
 ) -> BasisReport:
     dictionary = basis.dictionary if isinstance(basis, DictionaryBasis) else None
     threshold = f"above {basis.threshold:.4g}" if isinstance(basis, NeuronBasis) else ""
@@ -204,30 +218,20 @@ def _report(
         replacement_model=replacement,
         answers=answers,
         graphs=graphs,
-        faithfulness=faithfulness,
+        faithfulness=ablations[0],
+        skips=ablations[1],
     )
 
 
 def _disagreements(
-    model: Model,
-    bases: Mapping[str, Basis],
-    graphs: Mapping[str, GraphMeasures],
-    prompts: Sequence[EvaluationPrompt],
-    options: GraphOptions,
-    seed: int,
-    progress: Progress,
+    bases: Mapping[str, Basis], graphs: Mapping[str, GraphMeasures], options: GraphOptions, seed: int
 ) -> tuple[Disagreement, ...]:
     """Every cross-layer dictionary beside every per-layer one."""
-    known = {name: basis for name, basis in bases.items() if isinstance(basis, DictionaryBasis) and name in graphs}
-    cross = {name: basis for name, basis in known.items() if basis.dictionary.span > 1}
-    skips = {
-        name: measure_skips(model, basis, prompts, options=options, seed=seed, progress=progress) if prompts else None
-        for name, basis in cross.items()
-    }
+    spans = {name: b.dictionary.span for name, b in bases.items() if isinstance(b, DictionaryBasis) and name in graphs}
     return tuple(
-        compare_stories(graphs[a], graphs[b], (a, b), sink_positions=options.sink_positions, skips=skips[a], seed=seed)
-        for a, b in itertools.product(cross, known)
-        if b not in cross
+        compare_stories(graphs[a], graphs[b], (a, b), sink_positions=options.sink_positions, seed=seed)
+        for a, b in itertools.product(spans, spans)
+        if spans[a] > 1 and spans[b] == 1
     )
 
 

@@ -78,9 +78,9 @@ class _Pairs:
         """Spearman over the pairs in the mask `which`; what is drawn anew are ablations, with all their pairs."""
         groups = [np.flatnonzero(which & (self.ablation == a)) for a in np.unique(self.ablation[which])]
 
-        def statistic(drawn: Int[np.ndarray, " drawn"]) -> float:
-            picked = np.concatenate([groups[int(group)] for group in drawn])
-            return spearman(self.influence[picked], self.measured[picked])
+        def statistic(drawn: Int[np.ndarray, "draw ablation"]) -> Float[np.ndarray, " draw"]:
+            picks = (np.concatenate([groups[group] for group in row]) for row in drawn)
+            return np.array([spearman(self.influence[picked], self.measured[picked]) for picked in picks])
 
         return Correlation(bootstrap(statistic, len(groups), seed=seed), int(which.sum()))
 

@@ -27,22 +27,22 @@ class Interval:
         return f"{self.value:.3g}{spread}"
 
 
-Statistic = Callable[[Int[np.ndarray, " drawn"]], float]
+Statistic = Callable[[Int[np.ndarray, "draw sample"]], Float[np.ndarray, " draw"]]
 
 
-def bootstrap(statistic: Statistic, count: int, *, seed: int = 0, resamples: int = RESAMPLES) -> Interval | None:
-    """`statistic(indices)` of all `count` samples, with its percentile interval over samples drawn with replacement.
+def bootstrap(statistic: Statistic, count: int, *, seed: int = 0) -> Interval | None:
+    """The statistic of all `count` samples, with its percentile interval over samples drawn with replacement.
 
-    The samples must be independent: rows of text, prompts or ablations, never single tokens of one row. Draws on
-    which the statistic is not defined (NaN) are left out; None when it is not defined on the samples themselves.
+    `statistic(indices)` gives one number for each row of indices. The samples must be independent: rows of text,
+    prompts or ablations, never single tokens of one row. Draws on which the statistic is not defined (NaN) are left
+    out; None when it is not defined on the samples themselves.
     """
-    whole = float(statistic(np.arange(count))) if count else float("nan")
+    whole = float(statistic(np.arange(count)[None])[0]) if count else float("nan")
     if not np.isfinite(whole):
         return None
     if count < 2:
         return Interval(whole, None, None, count)
-    generator = np.random.default_rng(seed)
-    drawn = np.array([float(statistic(generator.integers(0, count, count))) for _ in range(resamples)])
+    drawn = statistic(np.random.default_rng(seed).integers(0, count, (RESAMPLES, count)))
     low, high = np.nanquantile(drawn, ((1 - SHARE) / 2, (1 + SHARE) / 2))
     return Interval(whole, float(low), float(high), count)
 
@@ -50,7 +50,7 @@ def bootstrap(statistic: Statistic, count: int, *, seed: int = 0, resamples: int
 def mean(samples: Float[np.ndarray, " sample"], *, seed: int = 0) -> Interval | None:
     """The mean of independent samples; those that are NaN were not defined and do not count."""
     kept = samples[np.isfinite(samples)]
-    return bootstrap(lambda drawn: float(kept[drawn].mean()), len(kept), seed=seed)
+    return bootstrap(lambda drawn: kept[drawn].mean(1), len(kept), seed=seed)
 
 
 def ratio(
@@ -58,9 +58,9 @@ def ratio(
 ) -> Interval | None:
     """sum(parts) / sum(wholes) over independent samples of unequal size, such as rows of text."""
 
-    def share(drawn: Int[np.ndarray, " drawn"]) -> float:
-        whole = float(wholes[drawn].sum())
-        return float(parts[drawn].sum()) / whole if whole else float("nan")
+    def share(drawn: Int[np.ndarray, "draw sample"]) -> Float[np.ndarray, " draw"]:
+        part, whole = parts[drawn].sum(1), wholes[drawn].sum(1)
+        return np.divide(part, whole, out=np.full_like(part, np.nan), where=whole != 0)
 
     return bootstrap(share, len(parts), seed=seed)
 
@@ -69,13 +69,10 @@ def spearman(a: Float[np.ndarray, " sample"], b: Float[np.ndarray, " sample"]) -
     """Spearman's rank correlation, ties at their mean rank; NaN for fewer than three samples or constant ones."""
     if len(a) < 3:
         return float("nan")
-    x, y = _ranks(a), _ranks(b)
-    x, y = x - x.mean(), y - y.mean()
+    ranks = []
+    for values in (a, b):
+        _, back, counts = np.unique(values, return_inverse=True, return_counts=True)
+        ranks.append((counts.cumsum() - (counts - 1) / 2)[back])
+    x, y = (rank - rank.mean() for rank in ranks)
     scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
     return float((x * y).sum() / scale) if scale > 0 else float("nan")
-
-
-def _ranks(values: Float[np.ndarray, " sample"]) -> Float[np.ndarray, " sample"]:
-    _, back, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = counts.cumsum()
-    return (last - (counts - 1) / 2)[back]

@@ -11,7 +11,7 @@ from typing import Any
 
 from lucida.atomic import replacing
 from lucida.errors import LucidaError
-from lucida.evaluation.disagreement import Disagreement
+from lucida.evaluation.disagreement import Disagreement, SkipTest
 from lucida.evaluation.faithfulness import Faithfulness
 from lucida.evaluation.graphs import GraphMeasures
 from lucida.evaluation.intervals import Interval
@@ -26,7 +26,7 @@ class BasisReport:
     """One column of the table. `kind` is "features" or "neurons"; `span` the layers that a feature writes to.
 
     `answers` is the share of the prompts whose next token the replacement model gives as the model does (None
-    without prompts).
+    without prompts). `faithfulness` and `skips` are of dictionaries, the latter of cross-layer ones.
     """
 
     name: str
@@ -40,10 +40,11 @@ class BasisReport:
     answers: Interval | None
     graphs: GraphMeasures | None
     faithfulness: Faithfulness | None
+    skips: SkipTest | None
 
     def measures(self) -> dict[str, str]:
         """Every measure by its name in the table, ready to show; "-" for what was not measured."""
-        run, graphs, pairs = self.replacement_model, self.graphs, self.faithfulness
+        run, graphs, pairs, skips = self.replacement_model, self.graphs, self.faithfulness, self.skips
         return {
             "NMSE, mean of layers": _number(self.reconstruction.nmse),
             "L0, active per token": f"{self.reconstruction.l0:.1f}",
@@ -58,6 +59,10 @@ class BasisReport:
             "average path length": _spread(graphs and graphs.path_length),
             "faithfulness, all pairs": _spread(pairs and pairs.everything.spearman),
             "faithfulness, knock-on": _spread(pairs and pairs.knock_on.spearman),
+            "skip test, own layer": _spread(skips and skips.own),
+            "skip test, new later": _spread(skips and skips.new),
+            "skip test, all live": _spread(skips and skips.followed),
+            "skip test, one hop": _spread(skips and skips.one_hop),
             "seconds per graph": "-" if graphs is None else f"{graphs.seconds:.1f}",
         }
 

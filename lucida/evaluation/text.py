@@ -33,14 +33,18 @@ def held_out_text(
     *,
     tokens: int = 20_000,
     context: int = 128,
+    column: str | None = None,
+    corpus_tokens: int | None = None,
     offline: bool = False,
     progress: Progress = silent,
 ) -> HeldOutText:
     """About `tokens` tokens in rows of `context` from the held-out part of a corpus (`lucida.training.data`).
 
     "samples" are new samples of the model itself, made for this and kept in the cache; of any other corpus it is the
-    part that training leaves out. A context longer than the model's is cut to it; fewer tokens come back when there
-    are no more. Raises DataError for a corpus that cannot be read, LucidaError for numbers that make no row.
+    part that training leaves out, chosen document by document. `column` and `corpus_tokens` are those that the
+    training run opened it with (a data set of the hub needs the latter). A context longer than the model's is cut to
+    it; fewer tokens come back when there are no more. Raises DataError for a corpus that cannot be read, LucidaError
+    for numbers that make no row.
     """
     from lucida.training.data import TokenRows, open_corpus
 
@@ -51,7 +55,8 @@ def held_out_text(
     store = open_corpus(
         str(data),
         model,
-        max_tokens=tokens if made else None,
+        column=column,
+        max_tokens=tokens if made else corpus_tokens,
         seed=SAMPLES_SEED,
         offline=offline,
         progress=progress,

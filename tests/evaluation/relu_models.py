@@ -86,15 +86,15 @@ def planted_model(*, chained: bool) -> Model:
     with torch.no_grad():
         for name, parameter in hf.named_parameters():
             parameter.fill_(1.0 if "ln" in name and name.endswith("weight") else 0.0)
-        ballast = torch.tensor([100.0, -100.0] * 6)
-        hf.transformer.wte.weight[:, 4:] = ballast
-        # Whatever is written is taken off dimension 3, which nobody reads: the norms see the same mean.
+        ballast = torch.tensor([100.0, -100.0] * 5)
+        hf.transformer.wte.weight[:, 6:] = ballast
+        # Whatever is written is taken off another dimension, which nobody reads: the norms see the same mean.
         hf.transformer.wte.weight[1, [0, 3]] = torch.tensor([2.0, -2.0])
-        unit = 100.0 * (12 / 16) ** 0.5  # the denominator of the norm: roughly the ballast's
+        unit = 100.0 * (10 / 16) ** 0.5  # the denominator of the norm: roughly the ballast's
         for layer, (reads, writes) in enumerate([(0, 1), (1 if chained else 0, 2)]):
             mlp = hf.transformer.h[layer].mlp
             mlp.c_fc.weight[reads, 0] = unit
-            mlp.c_proj.weight[0, [writes, 3]] = torch.tensor([1.0, -1.0])
+            mlp.c_proj.weight[0, [writes, 3 + writes]] = torch.tensor([1.0, -1.0])
         hf.lm_head.weight = torch.nn.Parameter(torch.zeros(6, 16))
         hf.lm_head.weight[2, 2], hf.lm_head.weight[3, 1] = 5.0, 2.0
     return Model(hf.requires_grad_(False), name="planted")
@@ -105,7 +105,7 @@ def skipping_dictionary(model: Model) -> Dictionary:
     first = model._read_mlp_weights(0)
     encoder = first.up[:1].contiguous()
     decoders = torch.zeros(1, 2, model.d_model)
-    decoders[0, 0, [1, 3]] = decoders[0, 1, [2, 3]] = torch.tensor([1.0, -1.0])
+    decoders[0, 0, [1, 4]] = decoders[0, 1, [2, 5]] = torch.tensor([1.0, -1.0])
     return Dictionary.from_tensors(
         encoders={0: encoder, 1: torch.zeros_like(encoder)},
         encoder_biases={0: torch.zeros(1), 1: torch.zeros(1)},

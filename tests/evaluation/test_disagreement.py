@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DENSE_FAMILIES
 from relu_models import (
     fitting_dictionary,
     perfect_dictionary,
@@ -28,6 +27,13 @@ from lucida.evaluation import (
     measure_skips,
 )
 
+
+@pytest.fixture(autouse=True)
+def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Intervals are not the matter here."""
+    monkeypatch.setattr("lucida.evaluation.intervals.RESAMPLES", 50)
+
+
 PROMPT = [0, 4, 1]
 """The last token writes A."""
 
@@ -44,14 +50,16 @@ def test_the_skip_test_finds_the_planted_chain(chained: bool) -> None:
     assert found.own is not None
     assert found.followed is not None
     assert found.one_hop is not None
+    assert found.new is not None
     assert found.own.value == pytest.approx(1, abs=0.1)
+    assert found.new.value == pytest.approx(1)
     assert found.followed.value == pytest.approx(1, abs=0.1)
     assert found.one_hop.value == pytest.approx(0 if chained else 1, abs=0.1)
 
 
-@pytest.mark.parametrize("family", DENSE_FAMILIES)
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_neox", "olmo2", "phi", "mixtral"])
 def test_every_family_can_be_tested(tiny_model: Any, family: str) -> None:
-    """Removing nothing answers nothing: features of a dictionary that writes zeros above claim nothing."""
+    """Norms before, behind or nowhere, parallel blocks, experts: the test runs, and the seed decides."""
     model = tiny_model(family)
     rows = random_rows(model)
     basis = DictionaryBasis(model, fitting_dictionary(model, rows, span=3, reads_at="resid_mid"))
@@ -61,6 +69,8 @@ def test_every_family_can_be_tested(tiny_model: Any, family: str) -> None:
     assert found == again
     assert 6 <= found.features <= 12
     assert found.own is not None
+    assert found.new is not None
+    assert 0.5 < found.new.value <= 1
     assert np.isfinite([found.own.value, found.followed.value, found.one_hop.value]).all()  # type: ignore[union-attr]
 
 
@@ -84,8 +94,20 @@ def test_removing_a_neurons_input_removes_the_neuron(family: str) -> None:
     assert found.own is not None
     assert found.own.value > 0.5
     # It claims to write nothing to later layers.
+    assert found.new is None
     assert found.followed is None
     assert found.one_hop is None
+
+
+def test_what_is_only_made_longer_is_not_new() -> None:
+    """A feature that writes one direction to both layers: nothing of it is new, so there is nothing to test."""
+    model = planted_model(chained=True)
+    dictionary = skipping_dictionary(model)
+    dictionary.weights[0].decoders[1][:] = 0.5 * dictionary.weights[0].decoders[0]
+    found = measure_skips(model, DictionaryBasis(model, dictionary), given_prompts(model, [PROMPT]).prompts)
+    assert found.new is not None
+    assert found.new.value == 0
+    assert found.followed is None
 
 
 def test_batches_do_not_matter(tiny_model: Any, monkeypatch: pytest.MonkeyPatch) -> None:

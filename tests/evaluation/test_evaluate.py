@@ -19,7 +19,7 @@ def prompts_of(model: Any, rows: torch.Tensor, count: int = 3) -> PromptSet:
 
 
 @pytest.fixture(scope="module")
-def report(tiny_model: Any) -> EvaluationReport:
+def report(tiny_model: Any) -> Any:
     model = tiny_model("llama")
     rows = random_rows(model)
     dictionaries: dict[str, Any] = {
@@ -27,7 +27,10 @@ def report(tiny_model: Any) -> EvaluationReport:
         "plt": fitting_dictionary(model, rows),
         "neurons": "neurons",
     }
-    return evaluate(model, dictionaries, rows, prompts_of(model, rows), nodes=20, faithfulness=2, data="random tokens")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lucida.evaluation.intervals.RESAMPLES", 50)
+        prompts = prompts_of(model, rows)
+        return evaluate(model, dictionaries, rows, prompts, nodes=20, faithfulness=2, data="random tokens")
 
 
 def test_a_perfect_dictionary_stands_in_the_table() -> None:
@@ -66,8 +69,11 @@ def test_neurons_are_as_sparse_as_the_first_dictionary(report: EvaluationReport)
 def test_a_cross_layer_and_a_per_layer_dictionary_are_compared(report: EvaluationReport) -> None:
     (pair,) = report.disagreements
     assert (pair.cross_layer, pair.per_layer) == ("clt", "plt")
-    assert pair.skips is not None
-    assert pair.skips.features > 0
+    assert pair.tokens is not None
+    assert -1 <= pair.tokens.value <= 1
+    assert report["plt"].skips is None
+    assert report["clt"].skips is not None
+    assert report["clt"].skips.features > 0
 
 
 def test_pieces_give_what_the_whole_gives(tiny_model: Any, report: EvaluationReport) -> None:
@@ -129,15 +135,12 @@ def test_the_table_has_a_column_for_each(report: EvaluationReport) -> None:
     assert len(str(report).splitlines()) == len(rows) + 1
 
 
-@pytest.mark.parametrize("form", ["svg", "png"])
-def test_the_picture_is_the_same_every_time(report: EvaluationReport, tmp_path: Path, form: str) -> None:
-    draw(report, tmp_path / f"a.{form}")
-    draw(report, tmp_path / f"b.{form}")
-    first = (tmp_path / f"a.{form}").read_bytes()
-    assert first == (tmp_path / f"b.{form}").read_bytes()
+def test_the_picture_is_the_same_every_time(report: EvaluationReport, tmp_path: Path) -> None:
+    draw(report, tmp_path / "a.svg")
+    draw(report, tmp_path / "b.svg")
+    first = (tmp_path / "a.svg").read_bytes()
+    assert first == (tmp_path / "b.svg").read_bytes()
     assert len(first) > 10_000
-    if form == "svg":
-        assert b"clt" in first or b"NMSE" in first
 
 
 def test_a_report_without_prompts_is_drawn(tiny_model: Any, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_ratio_weighs_samples_by_their_size() -> None:
 def test_what_is_not_defined() -> None:
     assert mean(np.zeros(0)) is None
     assert mean(np.array([np.nan, 2.0])) == Interval(2.0, None, None, 1)
-    assert bootstrap(lambda drawn: float("nan"), 5) is None
+    assert bootstrap(lambda drawn: np.full(len(drawn), np.nan), 5) is None
     assert ratio(np.zeros(3), np.zeros(3)) is None
 
 

@@ -23,7 +23,12 @@ KINDS: dict[str, dict[str, Any]] = {
     "windowed": {"span": 2, "activation": "relu", "reads_at": "resid_mid"},
     "clt": {"span": 3, "reads_at": "resid_mid", "writes_at": "resid"},
 }
-FAMILIES = ["llama", "gemma2", "olmo2", "gpt2", "gpt_neox", "mixtral"]
+PAIRS = [
+    *(("llama", kind) for kind in KINDS),
+    *(("gemma2", kind) for kind in KINDS),
+    *((family, "clt") for family in ("olmo2", "gpt2", "gpt_neox", "mixtral")),
+    ("gpt2", "topk"),
+]
 NO_SINKS = 1e9
 
 
@@ -45,8 +50,7 @@ def by_definition(model: Any, dictionary: Dictionary, rows: torch.Tensor) -> tup
     return nmse.tolist(), [torch.stack(column).sum(0) for column in zip(*fired, strict=True)]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("family", "kind"), PAIRS)
 def test_measures_are_their_definitions(tiny_model: Any, family: str, kind: str) -> None:
     model = tiny_model(family)
     rows = random_rows(model)
@@ -136,6 +140,30 @@ def test_frequencies_fall_into_their_bins(tiny_model: Any) -> None:
     assert [layer.features for layer in found.layers] == [3, 0, 0]
     assert [layer.nmse is None for layer in found.layers] == [False, True, True]
     assert found.layers[1].dead is None
+
+
+def test_the_choice_of_neurons_does_not_depend_on_a_layers_scale(tiny_model: Any) -> None:
+    """A layer that writes ten times as much is no reason to keep ten times as many of its neurons."""
+    model = tiny_model("llama")
+    base = run_base(
+        model, random_rows(model), find_sinks(model, random_rows(model)), reads_at={"mlp_in"}, writes_at=set()
+    )
+    reads = base.sites["mlp_in"]
+
+    def kept() -> list[int]:
+        basis = neurons_of_l0(model, lambda layer: reads[layer], 20.0)
+        return [len(basis.encode(layer, reads[layer])) for layer in basis.layers]
+
+    before = kept()
+    assert min(before) > 0
+    weight = model.layers[1].mlp.down_proj.weight
+    try:
+        weight *= 10
+        model._mlp_weights = None
+        assert kept() == pytest.approx(before, abs=2)
+    finally:
+        weight /= 10
+        model._mlp_weights = None
 
 
 @pytest.mark.parametrize("l0", [1.0, 7.0, 40.0])
