@@ -18,9 +18,15 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all tests here: the tiny model's samples are made once."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path / "cache"))
+def own_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUCIDA_CACHE", str(cache))
 
 
 def arguments(out: Path, *more: Any) -> tuple[Any, ...]:
