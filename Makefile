@@ -31,7 +31,7 @@ demo: $(VENV)/.installed
 		--out demo/opposite-of-small.graph.safetensors \
 		--picture demo/opposite-of-small.svg \
 		--picture demo/opposite-of-small.png
-	@echo 'And the proof: the same prompt without the 10 features that push hardest from "small" to "large".'
+	@echo 'And the proof: the same prompt without the 10 features of most influence on "large" against "small".'
 	$(BIN)/lucida intervene --model smollm2-135m --graph demo/opposite-of-small.graph.safetensors --ablate-top 10 --count 5 --quiet
 
 test: $(VENV)/.installed-dev

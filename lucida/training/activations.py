@@ -16,6 +16,7 @@ from lucida.errors import TrainingError
 from lucida.models.model import Model
 from lucida.models.taps import fast_attention, run_body, tap_mlps
 from lucida.training.config import TrainingConfig
+from lucida.training.memory import return_freed_memory
 from lucida.training.mesh import Mesh
 from lucida.training.normalise import Moments, Normalisation
 
@@ -78,6 +79,7 @@ class Activations:
         block, turn = divmod(step, self.steps_per_block)
         if self._block is None or self._block[0] != block:
             self._block = None
+            return_freed_memory()
             self._block = (block, [self.compute(block, stream) for stream in self.own_streams])
         share = self.config.batch_tokens // self.config.streams
         picks = [

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import hashlib
 import json
 import math
 import time
@@ -26,6 +27,8 @@ from lucida.training.step import Outcome, Schedule, step
 from lucida.training.transcoder import Transcoder
 
 CALIBRATION_TOKENS = 50_000
+LEAST_THRESHOLD = 1e-3
+"""In normalised units. The gradient of a jumprelu threshold is proportional to it: one that is 0 would stay there."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +73,12 @@ def train(
     `start` gives the first weights (a dictionary of the same shape). `watch` is called once per second or so.
 
     Raises TrainingError when the run does not fit in memory, cannot resume, or its loss is not finite (the last
-    checkpoint is kept), SaveError when the disk is full.
+    checkpoint is kept), and when its processes were given different things; SaveError when the disk is full.
     """
     folder, mesh, progress = Path(folder), mesh or Mesh(), progress or silent
     refuse_too_large(config, mesh, model.device)
     activations = Activations(model, rows, config, mesh=mesh)
+    _refuse_disagreement(activations)
     state = new_state(activations)
     if not load_checkpoint(state, folder / "checkpoint", mesh):
         progress("measuring activations", 0, None)
@@ -92,6 +96,18 @@ def train(
             saved = time.monotonic()
     save_checkpoint(state, folder / "checkpoint", mesh)
     return finish(state, activations, name=name or folder.name, model_name=model.name or None, progress=progress)
+
+
+def _refuse_disagreement(activations: Activations) -> None:
+    """Raise TrainingError, in every process, when they do not train the same thing: they would wait for each other."""
+    mesh, model, config = activations.mesh, activations.model, activations.config
+    what = f"{config.to_json()} {model.name} {model.dtype} {getattr(activations.rows, 'fingerprint', '')}"
+    number = float(int(hashlib.sha256(what.encode()).hexdigest()[:12], 16))
+    if not mesh.every(mesh.of_first(number) == number):
+        raise TrainingError(
+            f"the {mesh.size} processes of this run differ in settings, model, its type or text; this one has "
+            f"{' '.join(what.split())}"
+        )
 
 
 def new_state(activations: Activations) -> RunState:
@@ -141,7 +157,7 @@ def advance(state: RunState, activations: Activations) -> Outcome:
     with torch.no_grad():
         for parameters in transcoder.layers:
             if parameters.threshold is not None:
-                parameters.threshold.clamp_(min=0)
+                parameters.threshold.clamp_(min=LEAST_THRESHOLD)
     for steps, fired in zip(state.silent_steps, outcome.fired, strict=True):
         steps.add_(1).masked_fill_(fired, 0)
     state.low = 0.9 * outcome.cut

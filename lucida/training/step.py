@@ -56,10 +56,44 @@ class Outcome:
 
 
 @dataclass
+class _Written:
+    """What the features of all layers write, added up: [token, (layer d_model)], and the graph behind each part."""
+
+    output: Tensor
+    d_model: int
+    parts: list[Tensor] = field(default_factory=list)
+
+    @classmethod
+    def nothing(cls, transcoder: Transcoder, tokens: int) -> "_Written":
+        d = transcoder.config.d_model
+        return cls(torch.zeros(tokens, transcoder.config.n_layers * d, device=transcoder.device), d)
+
+    def add(self, part: Tensor) -> None:
+        """Add what the next layer's features write to their targets [token, (targets d_model)]; `part` is emptied."""
+        start = len(self.parts) * self.d_model
+        self.output[:, start : start + part.shape[1]] += part.detach()
+        # Only the graph behind it is needed again, and all parts together take half of n_layers times the output.
+        part.untyped_storage().resize_(0)
+        self.parts.append(part)
+
+    def backward(self, gradient: Tensor, penalty: Tensor | None = None) -> None:
+        """Send the gradient of the output, and the penalty, back to the weights."""
+        tensors, gradients = [], []
+        for layer, part in enumerate(self.parts):
+            start = layer * self.d_model
+            tensors.append(part)
+            gradients.append(gradient[:, start : start + part.shape[1]])
+        if penalty is not None:
+            tensors.append(penalty)
+            gradients.append(torch.ones_like(penalty))
+        torch.autograd.backward(tensors, gradients)
+
+
+@dataclass
 class _Encoded:
-    parts: list[Tensor]
-    counts: list[Tensor]
-    fired: list[Tensor]
+    written: _Written
+    counts: list[Tensor] = field(default_factory=list)
+    fired: list[Tensor] = field(default_factory=list)
     cut: float = 0.0
     penalty: Tensor | None = None
 
@@ -83,7 +117,7 @@ def step(
         if config.activation == "batchtopk"
         else _dense(transcoder, reads, schedule, dead, tokens)
     )
-    output = _gather(transcoder, encoded.parts, len(reads[0]))
+    output = mesh.sum_features_(encoded.written.output)  # the one large sum of a step
     with torch.no_grad():
         output += transcoder.decoder_bias.flatten()
         d = config.d_model
@@ -95,7 +129,7 @@ def step(
         mesh.sum_data_(nmse.div_(tokens * d))
     aux = _revive(transcoder, reads, output, schedule, dead) if config.activation == "batchtopk" else 0.0
     gradient = output.mul_(2 / (tokens * d))
-    _backward(transcoder, encoded.parts, gradient, encoded.penalty)
+    encoded.written.backward(gradient, encoded.penalty)
     transcoder.decoder_bias.grad = _added(transcoder.decoder_bias.grad, gradient.sum(0).view(config.n_layers, d))
     for _, tensor in transcoder.named():
         if tensor.grad is not None:
@@ -108,9 +142,9 @@ def step(
 
 def _sparse(transcoder: Transcoder, reads: Sequence[Tensor], schedule: Schedule) -> _Encoded:
     selection = select(transcoder, reads, schedule.budget, low=schedule.low)
-    encoded = _Encoded([], [], [], cut=float(selection.cut))
+    encoded = _Encoded(_Written.nothing(transcoder, len(reads[0])), cut=float(selection.cut))
     for layer, codes in enumerate(selection.codes):
-        encoded.parts.append(sparse_decode(codes.values, transcoder.layers[layer].decoder, codes.pattern))
+        encoded.written.add(sparse_decode(codes.values, transcoder.layers[layer].decoder, codes.pattern))
         encoded.counts.append(codes.pattern.rows[-1])
         encoded.fired.append(codes.pattern.columns.diff() > 0)
     return encoded
@@ -119,7 +153,7 @@ def _sparse(transcoder: Transcoder, reads: Sequence[Tensor], schedule: Schedule)
 def _dense(
     transcoder: Transcoder, reads: Sequence[Tensor], schedule: Schedule, dead: Sequence[Tensor], tokens: int
 ) -> _Encoded:
-    config, encoded = transcoder.config, _Encoded([], [], [])
+    config, encoded = transcoder.config, _Encoded(_Written.nothing(transcoder, len(reads[0])))
     products = getattr(torch, config.products)
     penalties, active = [], torch.zeros((), device=transcoder.device)
     for layer, x in enumerate(reads):
@@ -135,7 +169,7 @@ def _dense(
             penalties.append(schedule.penalty * spread.sum() / (tokens * config.d_model))
         elif threshold is not None:
             active = active + count_above(h, threshold, config.bandwidth).sum()
-        encoded.parts.append((a.to(products) @ parameters.decoder.to(products)).float())
+        encoded.written.add((a.to(products) @ parameters.decoder.to(products)).float())
         encoded.counts.append((a.detach() > 0).sum())
         encoded.fired.append((a.detach() > 0).any(0))
     if config.penalty == "quadratic":
@@ -157,30 +191,6 @@ def _quadratic(transcoder: Transcoder, active: Tensor, weight: float, tokens: in
     return slope * (active - active.detach()) + weight * excess.square() / mesh.size
 
 
-def _gather(transcoder: Transcoder, parts: Sequence[Tensor], n_tokens: int) -> Tensor:
-    """The reconstruction [token, (layer d_model)] from each source layer's part: one all-reduce."""
-    d, n_layers = transcoder.config.d_model, transcoder.config.n_layers
-    output = torch.zeros(n_tokens, n_layers * d, device=transcoder.device)
-    for layer, part in enumerate(parts):
-        output[:, layer * d : layer * d + part.shape[1]] += part.detach()
-    return transcoder.mesh.sum_features_(output)
-
-
-def _backward(transcoder: Transcoder, parts: Sequence[Tensor], gradient: Tensor, penalty: Tensor | None = None) -> None:
-    """Send the gradient of the reconstruction, and the penalty, back to the weights."""
-    d = transcoder.config.d_model
-    tensors, gradients = [], []
-    for layer, part in enumerate(parts):
-        if part.requires_grad:
-            tensors.append(part)
-            gradients.append(gradient[:, layer * d : layer * d + part.shape[1]])
-    if penalty is not None and penalty.requires_grad:
-        tensors.append(penalty)
-        gradients.append(torch.ones_like(penalty))
-    if tensors:
-        torch.autograd.backward(tensors, gradients)
-
-
 def _revive(
     transcoder: Transcoder, reads: Sequence[Tensor], error: Tensor, schedule: Schedule, dead: Sequence[Tensor]
 ) -> float:
@@ -199,15 +209,16 @@ def _revive(
     if not rows_of_all:
         return 0.0
     left = -error[chosen]
-    parts = [_dead_part(transcoder, layer, reads[layer][chosen], dead[layer], int(count[layer]), rows_of_all)
-             for layer in range(config.n_layers)]  # fmt: skip
-    missing = _gather(transcoder, parts, rows) - left
+    written = _Written.nothing(transcoder, rows)
+    for layer, x in enumerate(reads):
+        written.add(_dead_part(transcoder, layer, x[chosen], dead[layer], int(count[layer]), rows_of_all))
+    missing = mesh.sum_features_(written.output) - left
     d = config.d_model
     shape = (rows, config.n_layers, d)
     scale = mesh.sum_data_(left.view(shape).square().sum((0, 2))).clamp_min(1e-12)
     loss = mesh.sum_data_(missing.view(shape).square().sum((0, 2))) / scale
     weight = config.aux_weight * 2 / scale
-    _backward(transcoder, parts, missing * weight.repeat_interleave(d))
+    written.backward(missing * weight.repeat_interleave(d))
     return float(loss.mean())
 
 
