@@ -12,6 +12,7 @@ import torch
 from lucida import Microscope
 from lucida.attribution import trace
 from lucida.dictionaries import random_dictionary
+from lucida.dictionaries.shipped import default_dictionary
 from lucida.errors import FetchError
 from lucida.graph import attributions
 from lucida.models.linear import FrozenModel
@@ -139,3 +140,19 @@ def test_demo_files(smollm: Microscope, tmp_path: Path) -> None:
     graph.save(tmp_path / "g.safetensors")
     draw(graph.prune(nodes=0.5, edges=0.8), tmp_path / "g.png")
     assert (tmp_path / "g.png").stat().st_size > 20_000
+
+
+def test_the_features_that_ship_carry_the_answer(smollm: Microscope) -> None:
+    """What README shows: with its own features SmolLM2's graph explains .44, and 10 of them turn the answer."""
+    scope = Microscope(smollm.model, "smollm2-135m-plt")
+    graph = scope.trace(PROMPT, ("large", "small"))
+    assert graph.scores().replacement > 0.4
+    assert scope.top_tokens(PROMPT, 1)[0].text == "large"
+    without = scope.intervene(graph.prompt, dict.fromkeys(graph.strongest(10), 0.0)).top_tokens(1)[0]
+    assert (without.text, without.probability > 0.3) == ("small", True)
+
+
+def test_the_default_features_are_the_ones_that_ship() -> None:
+    assert default_dictionary("smollm2-135m").name == "smollm2-135m-plt"
+    assert default_dictionary("stories15m").name == "stories15m-clt"
+    assert default_dictionary("gpt2") is None

@@ -16,7 +16,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A source checkout that ships one dictionary."""
     (tmp_path / "pyproject.toml").touch()
     monkeypatch.setattr("lucida.dictionaries.shipped.CHECKOUT", tmp_path)
-    dictionary = random_dictionary(3, 32, 24, name="tiny-plt", model_name="stories15m")
+    dictionary = random_dictionary(3, 32, 24, name="tiny-plt", model_name="pythia-70m")
     card = {"data": "made up", "metrics": {"nmse": 0.25}, "default": True}
     return write_package(dictionary, tmp_path / "packages", bits=5, card=card)
 
@@ -59,7 +59,7 @@ def test_convert_to_our_own_format_says_what_it_cost(tmp_path: Path) -> None:
 def test_shipped_dictionaries_go_by_name(shipped: Path, tmp_path: Path) -> None:
     listed = json.loads(run("dictionaries", "list", "--json").stdout)
     entry = next(one for one in listed if one["name"] == "tiny-plt")
-    assert (entry["model"], entry["kind"], entry["is_default"]) == ("stories15m", "per-layer", True)
+    assert (entry["model"], entry["kind"], entry["is_default"]) == ("pythia-70m", "per-layer", True)
     assert "tiny-plt" in run("dictionaries", "list").stdout
     facts = json.loads(run("dictionaries", "info", "tiny-plt", "--json").stdout)
     assert (facts["bits"], facts["licence"], facts["card"]["metrics"]["nmse"]) == (5, "Apache-2.0", 0.25)
@@ -68,9 +68,9 @@ def test_shipped_dictionaries_go_by_name(shipped: Path, tmp_path: Path) -> None:
     assert "metrics nmse" in printed
     assert run("dictionaries", "check", "tiny-plt", "--full").exit_code == 0
     assert run("dictionaries", "convert", "tiny-plt", "--format", "saelens", "--out", tmp_path / "s").exit_code == 0
-    for arguments in (("models",), ("models", "info", "stories15m")):
+    for arguments in (("models",), ("models", "info", "pythia-70m")):
         assert "tiny-plt (per-layer, the default)" in run(*arguments).stdout
-    entry = next(e for e in json.loads(run("models", "list", "--json").stdout) if e["name"] == "stories15m")
+    entry = next(e for e in json.loads(run("models", "list", "--json").stdout) if e["name"] == "pythia-70m")
     assert "tiny-plt" in [one["name"] for one in entry["dictionaries"]]
 
 
