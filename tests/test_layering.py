@@ -17,6 +17,7 @@ LAYERS = (
     ("selection", "targets", "neurons", "labels"),
     ("sweep",),
     ("replacement", "training"),
+    ("corpus",),
     ("graph", "dictionaries", "models"),
     ("prompt", "atomic", "progress"),
     ("errors",),

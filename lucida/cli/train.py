@@ -12,9 +12,9 @@ from lucida.cli.options import fetch_options, output_options
 from lucida.cli.screen import percent, progress, show_json, show_table
 
 if TYPE_CHECKING:
+    from lucida.corpus import TokenRows, TokenStore
     from lucida.models.model import Model
     from lucida.training import TrainingConfig
-    from lucida.training.data import TokenRows, TokenStore
     from lucida.training.mesh import Mesh
 
 DEFAULT_TOKENS = 5_000_000
@@ -98,9 +98,9 @@ def train(quiet: bool, as_json: bool, **options: Any) -> None:
     Writes a checkpoint, metrics.jsonl and the dictionary into --out; the same command goes on where a stopped
     run was. `lucida evaluate` says how good the result is. With several GPUs: torchrun -m lucida train ...
     """
+    from lucida.corpus import TokenRows
     from lucida.training import Mesh
     from lucida.training import train as run
-    from lucida.training.data import TokenRows
 
     began = perf_counter()
     if options["tokens"] and options["minutes"]:
@@ -174,7 +174,7 @@ def _config(options: dict[str, Any], model: "Model") -> "TrainingConfig":
 
 
 def _corpus(options: dict[str, Any], model: "Model", config: "TrainingConfig", report: Any) -> "TokenStore":
-    from lucida.training.data import open_corpus
+    from lucida.corpus import open_corpus
 
     wanted = options["corpus_tokens"]
     if wanted is None and options["data"] == "samples":

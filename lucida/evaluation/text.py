@@ -38,7 +38,7 @@ def held_out_text(
     offline: bool = False,
     progress: Progress = silent,
 ) -> HeldOutText:
-    """About `tokens` tokens in rows of `context` from the held-out part of a corpus (`lucida.training.data`).
+    """About `tokens` tokens in rows of `context` from the held-out part of a corpus (`lucida.corpus`).
 
     "samples" are new samples of the model itself, made for this and kept in the cache; of any other corpus it is the
     part that training leaves out, chosen document by document. `column` and `corpus_tokens` are those that the
@@ -46,7 +46,7 @@ def held_out_text(
     it; fewer tokens come back when there are no more. Raises DataError for a corpus that cannot be read, LucidaError
     for numbers that make no row.
     """
-    from lucida.training.data import TokenRows, open_corpus
+    from lucida.corpus import TokenRows, open_corpus
 
     context = min(context, model.context)
     if tokens < context or context < 2:

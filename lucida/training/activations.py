@@ -5,6 +5,7 @@ Nothing is stored: a token's activations take d_model x layers x 4 bytes, 7 TB f
 number alone, so a resumed run sees what an unbroken one sees.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -16,14 +17,13 @@ from lucida.errors import TrainingError
 from lucida.models.model import Model
 from lucida.models.taps import fast_attention, run_body, tap_mlps
 from lucida.training.config import TrainingConfig
-from lucida.training.memory import return_freed_memory
 from lucida.training.mesh import Mesh
 from lucida.training.normalise import Moments, Normalisation
 
 
 @runtime_checkable
 class Rows(Protocol):
-    """Rows of text: `lucida.training.data.TokenRows`, or anything that gives the same rows for the same numbers."""
+    """Rows of text: `lucida.corpus.TokenRows`, or anything that gives the same rows for the same numbers."""
 
     def rows(self, start: int, count: int) -> Int[Tensor, "row context"]:
         """`count` rows from number `start`, over as many epochs as it takes."""
@@ -79,19 +79,14 @@ class Activations:
         block, turn = divmod(step, self.steps_per_block)
         if self._block is None or self._block[0] != block:
             self._block = None
-            return_freed_memory()
             self._block = (block, [self.compute(block, stream) for stream in self.own_streams])
         share = self.config.batch_tokens // self.config.streams
         picks = [
-            self._order(block, stream, len(held.usable), turn * share, share)
+            held.usable[self._order(block, stream, len(held.usable), turn * share, share)]
             for stream, held in zip(self.own_streams, self._block[1], strict=True)
         ]
-        reads, writes = [], []
-        for layer in range(self.config.n_layers):
-            parts = [(s.reads[layer], s.writes[layer], s.usable[p]) for s, p in zip(self._block[1], picks, strict=True)]
-            reads.append(torch.cat([r[p] for r, _, p in parts]))
-            writes.append(torch.cat([w[p] for _, w, p in parts]))
-        return Batch(reads, writes)
+        held = self._block[1]
+        return Batch(_picked([s.reads for s in held], picks), _picked([s.writes for s in held], picks))
 
     def _order(self, block: int, stream: int, usable: int, start: int, count: int) -> Int[Tensor, " token"]:
         """Which usable tokens of a stream a batch takes: a fresh permutation for each pass over the block."""
@@ -159,6 +154,16 @@ class Activations:
             seen += self.config.block_tokens
             block += 1
         return moments.normalisation(self.mesh)
+
+
+def _picked(streams: Sequence[Tensor], picks: Sequence[Tensor]) -> list[Tensor]:
+    """By layer, the picked tokens of each stream [layer, token, d_model], one stream after the other."""
+    shape = (len(streams[0]), sum(len(pick) for pick in picks), streams[0].shape[-1])
+    joined, start = streams[0].new_empty(shape), 0
+    for values, pick in zip(streams, picks, strict=True):
+        torch.index_select(values, 1, pick, out=joined[:, start : start + len(pick)])
+        start += len(pick)
+    return list(joined)
 
 
 def _sinks(reads: Tensor, limit: float) -> Bool[Tensor, " token"]:

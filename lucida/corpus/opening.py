@@ -6,15 +6,15 @@ import re
 import tempfile
 from pathlib import Path
 
+from lucida.corpus.samples import sample_tokens
+from lucida.corpus.sources import TextSource, find_source
+from lucida.corpus.special import prefix_of, separator_of
+from lucida.corpus.store import HEADER, TokenStore, corpora_folder, tokenizer_fingerprint, write_store
+from lucida.corpus.tokenise import tokenise
 from lucida.errors import DataError, SaveError
 from lucida.models.cache import clear_scratch, locked
 from lucida.models.model import Model
 from lucida.progress import Progress, silent
-from lucida.training.data.samples import sample_tokens
-from lucida.training.data.sources import TextSource, find_source
-from lucida.training.data.special import prefix_of, separator_of
-from lucida.training.data.store import HEADER, TokenStore, corpora_folder, tokenizer_fingerprint, write_store
-from lucida.training.data.tokenise import tokenise
 
 
 def open_corpus(

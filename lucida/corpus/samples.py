@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lucida.atomic import replacing
+from lucida.corpus.special import prefix_of, special_token
+from lucida.corpus.store import TokenStore, corpora_folder, tokenizer_fingerprint, write_store
 from lucida.errors import DataError
 from lucida.models.cache import locked
 from lucida.models.model import Model
 from lucida.models.taps import fast_attention
 from lucida.progress import Progress, silent
-from lucida.training.data.special import prefix_of, special_token
-from lucida.training.data.store import TokenStore, corpora_folder, tokenizer_fingerprint, write_store
 
 _GROUP = 128  # tokens whose weights are summed together when one is drawn
 _ROWS = 32  # rows drawn at a time: their weights stay in the cache of a CPU

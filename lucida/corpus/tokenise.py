@@ -15,10 +15,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from lucida.corpus.sources import TextSource
 from lucida.errors import DataError
 from lucida.models.model import Model
 from lucida.progress import Progress
-from lucida.training.data.sources import TextSource
 
 _BATCH = 512
 _MANY = 4.5

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_text import BOS, EOS, reading_model
 
+from lucida.corpus import TokenRows, open_corpus, sample_block, sample_tokens, samples
 from lucida.errors import DataError
-from lucida.training.data import TokenRows, open_corpus, sample_block, sample_tokens, samples
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from conftest import build_hf
 
+from lucida.corpus.store import TokenStore, write_store
 from lucida.models.model import Model
-from lucida.training.data.store import TokenStore, write_store
 
 BOS, EOS = 1, 2
 CHARACTERS = ("\n", *(chr(code) for code in range(32, 123)))

@@ -20,12 +20,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_text import BOS, EOS, made_up_store, reading_model
 
+from lucida.corpus import TokenRows, TokenStore, open_corpus, opening, sources, tokenise
+from lucida.corpus.store import PIECE
 from lucida.errors import DataError, FetchError
 from lucida.models import packages
 from lucida.models.cache import sha256_of
 from lucida.models.model import Model
-from lucida.training.data import TokenRows, TokenStore, corpus, open_corpus, sources, tokenise
-from lucida.training.data.store import PIECE
 
 TEXTS = [f"document {i} is about {'cats' if i % 2 else 'dogs'}, {'and so on, ' * (i % 5)}the end" for i in range(40)]
 
@@ -138,7 +138,7 @@ def test_what_is_held_out_does_not_depend_on_the_context(tmp_path: Path) -> None
 
 
 def test_copies_of_a_piece_are_on_one_side(tmp_path: Path) -> None:
-    from lucida.training.data.store import write_store
+    from lucida.corpus.store import write_store
 
     texts = [np.arange(i % 7, i % 7 + 20) for i in range(70)]
     settings = {"name": "copies", "source": {}, "tokenizer": "none", "prefix": None, "separator": None}
@@ -382,7 +382,7 @@ def test_a_second_call_opens_the_cache(tmp_path: Path, model: Model, monkeypatch
     path.write_bytes(as_jsonl(TEXTS, "text"))
     first = open_corpus(str(path), model)
     with monkeypatch.context() as patched:
-        patched.setattr(corpus, "tokenise", lambda *_, **__: pytest.fail("tokenised again"))
+        patched.setattr(opening, "tokenise", lambda *_, **__: pytest.fail("tokenised again"))
         assert open_corpus(str(path), model).fingerprint == first.fingerprint
         assert open_corpus(str(first.folder), model).fingerprint == first.fingerprint
     path.write_bytes(as_jsonl([*TEXTS, "one more"], "text"))

@@ -8,8 +8,8 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lucida.corpus.store import PIECE, TokenStore
 from lucida.errors import DataError
-from lucida.training.data.store import PIECE, TokenStore
 
 Split = Literal["train", "held-out", "all"]
 
