@@ -1,9 +1,6 @@
 """Whether a run fits this machine, said before it begins."""
 
-import ctypes
 import os
-from functools import cache
-from typing import Any
 
 import torch
 
@@ -31,24 +28,6 @@ def refuse_too_large(config: TrainingConfig, mesh: Mesh, device: torch.device) -
 def bytes_of_process(config: TrainingConfig, mesh: Mesh) -> int:
     """What one process of a run holds: its share of the weights, and of the activations."""
     return config.bytes_of_weights // mesh.feature_size + config.bytes_of_activations // mesh.data_size
-
-
-@cache
-def _allocator() -> Any:
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (OSError, AttributeError, TypeError):  # not glibc
-        return None
-
-
-def return_freed_memory() -> None:
-    """Give freed memory back to the system, where the C library keeps it.
-
-    The lists of active features have another length at each step. glibc's heap fits new ones badly into the gaps
-    of old ones: without this a run of 1,600 steps that needs 3 GiB took 11.
-    """
-    if (trim := _allocator()) is not None:
-        trim(0)
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -25,11 +25,11 @@ class Normalisation:
 
     def read(self, layer: int, x: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
         """What the features of a layer read, normalised, in float32."""
-        return (x.float() - self.read_mean[layer]) / self.read_scale[layer]
+        return (x.float() - self.read_mean[layer]).div_(self.read_scale[layer])
 
     def write(self, layer: int, y: Float[Tensor, "token d_model"]) -> Float[Tensor, "token d_model"]:
         """What the MLP of a layer writes, normalised, in float32."""
-        return (y.float() - self.write_mean[layer]) / self.write_scale[layer]
+        return (y.float() - self.write_mean[layer]).div_(self.write_scale[layer])
 
     def tensors(self) -> dict[str, Tensor]:
         """The four tensors by name, for checkpoints."""

@@ -54,7 +54,8 @@ def _starts(index: Tensor, length: int) -> Tensor:
 def _times(starts: Tensor, index: Tensor, values: Tensor, matrix: Tensor) -> Tensor:
     """``S @ matrix`` for a sparse S of len(starts) - 1 rows."""
     sparse = torch.sparse_csr_tensor(starts, index, values, (len(starts) - 1, len(matrix)), check_invariants=False)
-    return sparse @ matrix
+    product = matrix.new_empty(len(starts) - 1, matrix.shape[1])  # `sparse @ matrix` would fill it with zeros first
+    return torch.addmm(product, sparse, matrix, beta=0, out=product)
 
 
 def _products(pattern: Pattern, left: Tensor, right: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from lucida.training.batchtopk import select
 from lucida.training.dense import count_above, jump_relu, preactivations
@@ -242,8 +243,11 @@ def _dead_part(transcoder: Transcoder, layer: int, x: Tensor, dead: Tensor, coun
     parameters, config = transcoder.layers[layer], transcoder.config
     products = getattr(torch, config.products)
     which = dead.nonzero().squeeze(1)
-    encoder, decoder = parameters.encoder[which], parameters.decoder[which]
-    h = (x.to(products) @ encoder.to(products).T).float() + parameters.bias[which]
+    # Their number differs from step to step, and on a CPU each new shape of a bfloat16 product costs memory for good
+    # (oneDNN keeps up to 1,024 of them: 8 GiB of SmolLM2's). So there are few shapes: powers of two.
+    empty = (1 << max(6, (len(which) - 1).bit_length())) - len(which)
+    encoder, decoder = (pad(part[which], (0, 0, 0, empty)) for part in (parameters.encoder, parameters.decoder))
+    h = (x.to(products) @ encoder.to(products).T).float() + pad(parameters.bias[which], (0, empty))
     a = h.relu()
     scores = (a * decoder.norm(dim=1)).detach()
     aux_k = min(config.aux_k or min(512, config.d_model // 2), count)
