@@ -40,6 +40,10 @@ class DataError(LucidaError):
     """A corpus that is missing, empty, not text, or ends early."""
 
 
+class FeatureError(LucidaError):
+    """A feature that does not exist, or an index, label or feature pack that is missing, damaged or of another kind."""
+
+
 class SaveError(LucidaError):
     """A file that could not be written (disk full, no permission); nothing half-written is left."""
 

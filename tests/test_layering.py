@@ -16,7 +16,7 @@ LAYERS = (
     ("attribution", "attribution_reference", "interventions"),
     ("selection", "targets", "neurons", "labels"),
     ("sweep",),
-    ("replacement", "training"),
+    ("replacement", "training", "features"),
     ("corpus",),
     ("graph", "dictionaries", "models"),
     ("prompt", "atomic", "progress"),
