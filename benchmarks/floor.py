@@ -1,4 +1,4 @@
-"""The least work a trace can do, in flops, and how fast this machine multiplies plain matrices.
+"""The least work a trace or a step of training can do, in flops, and how fast this machine multiplies matrices.
 
 The floor of a sweep is the work that no exact method without autograd can avoid: carry the gradient of every
 target across every attention block below it, at the positions up to its own (W_O, then W_V), and contract
@@ -13,7 +13,9 @@ import torch
 from meter import cpu_seconds
 from torch import Tensor
 
+from lucida.models.model import Model
 from lucida.replacement import Replacement
+from lucida.training.config import TrainingConfig
 
 MATMUL_SIZE = 1536
 GPU_MATMUL_SIZE = 8192
@@ -67,6 +69,39 @@ def _sources_below(replacement: Replacement) -> Tensor:
     for layer in range(view.n_layers):
         written[layer + 1] = torch.tensor([s.stop - s.start for s in replacement.slices(layer)])
     return written.cumsum(0).cumsum(1)
+
+
+@dataclass(frozen=True)
+class TrainingFloor:
+    """Flops for each token trained on: the model's forward without its head, and the transcoder's step.
+
+    `sparse` is the encoder's product and, for the k active features of each layer, the encoder's gradient, decoding
+    and the gradients of activations and decoders; `dense` is the same with every feature taken as active.
+    """
+
+    forward: int
+    sparse: int
+    dense: int
+
+    def as_dict(self) -> dict[str, int]:
+        return asdict(self)
+
+
+def training_floor(model: Model, config: TrainingConfig) -> TrainingFloor:
+    """With N pairs of a layer that reads and one that is written to:
+
+    sparse = 2 L F d + 2 k L d + 6 k N d, dense = 4 L F d + 6 F N d, forward = 2 (weights of the layers) + the
+    attention of half the context on average.
+    """
+    layers, d, k, features = config.n_layers, config.d_model, config.k, config.n_features
+    pairs = sum(min(config.span, layers - layer) for layer in range(layers))
+    weights = sum(m.weight.numel() for m in model.base.modules() if isinstance(m, torch.nn.Linear))
+    attention = 4 * layers * (config.context // 2) * model.n_heads * model.d_head
+    return TrainingFloor(
+        forward=2 * weights + attention,
+        sparse=round(2 * layers * features * d + 2 * k * layers * d + 6 * k * pairs * d),
+        dense=4 * layers * features * d + 6 * features * pairs * d,
+    )
 
 
 @dataclass(frozen=True)

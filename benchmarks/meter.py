@@ -23,6 +23,8 @@ class Cost:
     """
 
     cpu: float = 0.0
+    system: float = 0.0
+    """The part of `cpu` spent in the kernel: mostly memory that was given back and is wanted again."""
     wall: float = 0.0
     load: float = 0.0
     """Load average over one minute when the block began: above 0.5 others were running."""
@@ -41,9 +43,10 @@ def measure() -> Iterator[Cost]:
     cost = Cost(load=os.getloadavg()[0], resident_before=_status("VmRSS"))
     was_reset = _reset_peak()
     maxrss = _maxrss()
-    wall, cpu = time.perf_counter(), cpu_seconds()
+    wall, cpu, system = time.perf_counter(), cpu_seconds(), _system_seconds()
     yield cost
     cost.cpu, cost.wall = cpu_seconds() - cpu, time.perf_counter() - wall
+    cost.system = _system_seconds() - system
     cost.maxrss_above = _maxrss() - maxrss
     if was_reset:
         cost.peak_above = _status("VmHWM") - cost.resident_before
@@ -53,6 +56,10 @@ def cpu_seconds() -> float:
     """User plus system seconds of this process, all threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)
     return usage.ru_utime + usage.ru_stime
+
+
+def _system_seconds() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_stime
 
 
 def _maxrss() -> int:

@@ -13,7 +13,7 @@ from transformers import (
     Qwen2ForCausalLM,
 )
 
-SHAPES = ("smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma-2-2b")
+SHAPES = ("stories15m", "smollm2-135m", "qwen2.5-coder-0.5b", "qwen2.5-coder-1.5b", "gemma-2-2b")
 
 
 def write_random_model(shape: str, folder: Path, *, seed: int) -> None:
@@ -23,6 +23,14 @@ def write_random_model(shape: str, folder: Path, *, seed: int) -> None:
 
 
 def _build(shape: str) -> PreTrainedModel:
+    if shape == "stories15m":
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=32000, hidden_size=288, intermediate_size=768, num_hidden_layers=6,
+                num_attention_heads=6, num_key_value_heads=6, head_dim=48, max_position_embeddings=256,
+                tie_word_embeddings=True,
+            )
+        )  # fmt: skip
     if shape == "smollm2-135m":
         return LlamaForCausalLM(
             LlamaConfig(

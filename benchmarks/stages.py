@@ -1,11 +1,11 @@
-"""Where the CPU seconds of a trace go, by timing the functions it is made of from outside.
+"""Where the CPU seconds of a trace or of training go, by timing the functions it is made of from outside.
 
 Times are exclusive: a stage stops counting while one inside it runs. The last stage on the list is whatever no
 named function did.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +22,16 @@ STAGES = (
     ("assembly", "lucida.attribution.assemble"),
     ("labels", "lucida.attribution.label_features"),
 )
+TRAINING_STAGES = (
+    ("model forward", "lucida.training.activations.run_body"),
+    ("shuffle and serve", "lucida.training.activations.Activations.batch"),
+    ("encode", "lucida.training.step.select"),
+    ("decode", "lucida.training.step.sparse_decode"),
+    ("add up", "lucida.training.step._Written.add"),
+    ("backward", "lucida.training.step._Written.backward"),
+    ("clip", "lucida.training.loop.clip_gradients"),
+    ("Adam", "torch.optim.Adam.step"),
+)
 REST = "rest"
 
 
@@ -34,6 +44,8 @@ class Stages:
     calls: dict[str, list[tuple[tuple, Any]]] = field(default_factory=dict)
     settle: Callable[[], None] = lambda: None
     """Wait for a device to finish before the clocks are read."""
+    keep: bool = True
+    """Whether to remember `calls`, which holds on to their tensors."""
     _running: list[str] = field(default_factory=lambda: [REST])
     _since: tuple[float, float] = (0.0, 0.0)
 
@@ -57,21 +69,24 @@ class Stages:
             finally:
                 self.switch()
                 self._running.pop()
-            self.calls.setdefault(stage, []).append((args, result))
+            if self.keep:
+                self.calls.setdefault(stage, []).append((args, result))
             return result
 
         return call
 
 
 @contextmanager
-def watch_stages(settle: Callable[[], None] = lambda: None) -> Iterator[Stages]:
-    """Time the stages of every trace in the block."""
-    stages = Stages(settle=settle)
+def watch_stages(
+    settle: Callable[[], None] = lambda: None, *, where: Sequence[tuple[str, str]] = STAGES, keep: bool = True
+) -> Iterator[Stages]:
+    """Time the stages of every trace (or of training: `TRAINING_STAGES`) in the block."""
+    stages = Stages(settle=settle, keep=keep)
     with ExitStack() as stack:
-        for stage, where in STAGES:
-            patch = mock.patch(where)
+        for stage, name in where:
+            patch = mock.patch(name)
             original, _ = patch.get_original()
-            stack.enter_context(mock.patch(where, stages.timed(stage, original)))
+            stack.enter_context(mock.patch(name, stages.timed(stage, original)))
         stages._since = (cpu_seconds(), time.perf_counter())
         yield stages
         stages.switch()

@@ -18,10 +18,11 @@ from lucida.evaluation.faithfulness import Write, feature_writes
 from lucida.evaluation.graphs import GraphMeasures, GraphOptions, PromptScores, TracedPrompt
 from lucida.evaluation.intervals import Interval, mean, ratio, spearman
 from lucida.evaluation.prompts import EvaluationPrompt
-from lucida.evaluation.running import MLPCall, contribution_site, run_copies
+from lucida.evaluation.running import run_copies
 from lucida.graph import Graph
 from lucida.models.linear import FrozenModel
 from lucida.models.model import Model
+from lucida.models.taps import MLPCall, contribution_site
 from lucida.progress import Progress, silent
 from lucida.replacement import Active, FeatureSources
 

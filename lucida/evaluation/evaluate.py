@@ -23,8 +23,9 @@ from lucida.evaluation.prompts import EvaluationPrompt, PromptSet, choose_prompt
 from lucida.evaluation.reconstruction import Reconstruction, ReconstructionTally
 from lucida.evaluation.replacement_model import ReplacementModel, ReplacementTally, replaced_residual
 from lucida.evaluation.report import BasisReport, EvaluationReport
-from lucida.evaluation.running import Base, Sinks, batches, find_sinks, run_base, sample_rows
+from lucida.evaluation.running import Base, batches, run_base
 from lucida.models.model import Model
+from lucida.models.sinks import Sinks, find_sinks, sample_rows
 from lucida.progress import Progress, silent
 
 NEURONS_PER_LAYER = 16

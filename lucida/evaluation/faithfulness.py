@@ -16,11 +16,12 @@ from lucida.evaluation.basis import DictionaryBasis
 from lucida.evaluation.graphs import GraphOptions, TracedPrompt
 from lucida.evaluation.intervals import Interval, bootstrap, spearman
 from lucida.evaluation.prompts import EvaluationPrompt
-from lucida.evaluation.running import MLPCall, contribution_site, run_copies
+from lucida.evaluation.running import run_copies
 from lucida.graph import Graph
 from lucida.graph.influence import carries_influence, normalised, propagate
 from lucida.models.linear import FrozenModel
 from lucida.models.model import Model
+from lucida.models.taps import MLPCall, contribution_site
 from lucida.progress import Progress, silent
 
 REACH = 2

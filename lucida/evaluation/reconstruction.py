@@ -10,8 +10,9 @@ from torch import Tensor
 
 from lucida.dictionaries import SparseActivations
 from lucida.evaluation.basis import Basis
-from lucida.evaluation.running import Base, Reconstructing, Sinks, batches, find_sinks, run_base
+from lucida.evaluation.running import Base, Reconstructing, batches, run_base
 from lucida.models.model import Model
+from lucida.models.sinks import Sinks, find_sinks
 from lucida.progress import Progress, silent
 
 FREQUENCIES = tuple(round(10 ** (exponent / 2), 9) for exponent in range(-12, 1))

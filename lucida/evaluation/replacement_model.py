@@ -14,21 +14,12 @@ from torch import Tensor
 
 from lucida.evaluation.basis import Basis
 from lucida.evaluation.intervals import Interval, ratio
-from lucida.evaluation.running import (
-    Base,
-    MLPCall,
-    Reconstructing,
-    Sinks,
-    at_mlps,
-    batches,
-    contribution_site,
-    find_sinks,
-    run,
-    run_base,
-)
+from lucida.evaluation.running import Base, Reconstructing, batches, run_base
 from lucida.models.frozen import frozen_attention, frozen_norms
 from lucida.models.model import Model
 from lucida.models.recording import record
+from lucida.models.sinks import Sinks, find_sinks
+from lucida.models.taps import MLPCall, at_mlps, contribution_site, run
 from lucida.progress import Progress, silent
 from lucida.replacement import Replacement
 

@@ -8,8 +8,8 @@ import transformers
 from conftest import FAMILIES
 
 from lucida.dictionaries import Dictionary, random_dictionary
-from lucida.evaluation.running import run
 from lucida.models.model import Model
+from lucida.models.taps import run
 
 RELU = {"gpt2": {"activation_function": "relu"}, "gpt_neox": {"hidden_act": "relu"}}
 

@@ -12,9 +12,10 @@ from lucida.errors import DictionaryError, LucidaError
 from lucida.evaluation import DictionaryBasis, NeuronBasis, Reconstruction, measure_reconstruction, neurons_of_l0
 from lucida.evaluation import running as running_module
 from lucida.evaluation.reconstruction import FREQUENCIES
-from lucida.evaluation.running import Sinks, find_sinks, run_base
+from lucida.evaluation.running import run_base
 from lucida.models.linear import FrozenModel
 from lucida.models.recording import record
+from lucida.models.sinks import Sinks, find_sinks
 
 KINDS: dict[str, dict[str, Any]] = {
     "plt": {"span": 1, "reads_at": "mlp_in"},
@@ -204,7 +205,7 @@ def test_attention_sinks_do_not_count(tiny_model: Any) -> None:
 @pytest.mark.parametrize(
     ("rows", "says"),
     [
-        (torch.zeros(0, 8, dtype=torch.long), "no held-out text"),
+        (torch.zeros(0, 8, dtype=torch.long), "there is no text"),
         (torch.zeros(2, 65, dtype=torch.long), "context of this model is 64"),
         (torch.zeros(2, 1, dtype=torch.long), "first 1 of each are left out"),
         (torch.full((2, 8), 97), "token id 97 is not in the vocabulary of 97"),
