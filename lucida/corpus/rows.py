@@ -8,6 +8,7 @@ from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lucida.corpus.hashing import scramble
 from lucida.corpus.store import PIECE, TokenStore
 from lucida.errors import DataError
 
@@ -95,8 +96,8 @@ class TokenRows:
         if epoch not in self._orders:
             if len(self._orders) > 1:  # a block of rows may lie in two epochs, never usefully in more
                 self._orders.pop(min(self._orders))
-            key = _mix(_mix(np.array([self.seed], dtype=np.int64).view(np.uint64)) + np.uint64(epoch))
-            keys = _mix(np.arange(self.per_epoch, dtype=np.uint64) + key)
+            key = scramble(scramble(np.array([self.seed], dtype=np.int64).view(np.uint64)) + np.uint64(epoch))
+            keys = scramble(np.arange(self.per_epoch, dtype=np.uint64) + key)
             self._orders[epoch] = np.argsort(keys, kind="stable")
         return self._orders[epoch]
 
@@ -129,11 +130,3 @@ def held_out(hashes: NDArray[np.uint64], lengths: NDArray[np.int64], *, at_least
     order = np.argsort(hashes, kind="stable")
     enough = min(int(np.searchsorted(np.cumsum(lengths[order]), at_least)), len(order) - 1)
     return hashes <= max(hashes[order[enough]], np.uint64(int(HELD_OUT * 2**64)))
-
-
-def _mix(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit numbers one to one (the finaliser of SplitMix64, Steele et al. 2014)."""
-    numbers = numbers + np.uint64(0x9E3779B97F4A7C15)
-    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return numbers ^ (numbers >> np.uint64(31))

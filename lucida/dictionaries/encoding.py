@@ -122,6 +122,20 @@ def _k_largest(position: Int[Tensor, " active"], activation: Float[Tensor, " act
     return order[rank < k].sort().values
 
 
+def entries_above(h: Float[Tensor, "pos feature"], bound: Float[Tensor, " feature"]) -> Int[Tensor, " entry"]:
+    """Where h [token, feature] exceeds the bound of its feature, as places in the flattened matrix, in order."""
+    per_word = 8 // h.element_size()
+    if h.is_cuda or h.numel() % per_word:
+        return (h > bound).view(-1).nonzero().squeeze(1)
+    # On a CPU a comparison that gives numbers takes a quarter of the time of one that gives booleans, and words of
+    # eight bytes are looked through faster than single entries, of which few are above the bound.
+    words = torch.gt(h, bound, out=torch.empty_like(h)).view(-1).view(torch.int64)
+    some = (words != 0).nonzero().squeeze(1)
+    inside = (words[some].view(h.dtype) != 0).nonzero().squeeze(1)
+    word = inside // per_word
+    return some[word] * per_word + (inside - word * per_word)
+
+
 def _not_finite(x: Float[Tensor, "pos d_model"], what: str) -> str:
     if not torch.isfinite(x).all():
         return f"the inputs of {what} are not finite; check the model's weights and dtype"

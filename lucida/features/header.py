@@ -42,6 +42,25 @@ class IndexHeader:
     files: dict[str, FileRecord] = field(default_factory=dict)
 
     @property
+    def tiles(self) -> tuple[int, int]:
+        """Tiles of the corpus that this index (or shard) has seen, and how many it is to see."""
+        return int(self.settings.get("tiles_done", 0)), int(self.settings.get("tiles", 0))
+
+    @property
+    def complete(self) -> bool:
+        """Whether it has seen all it was to see."""
+        done, wanted = self.tiles
+        return done >= wanted
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the numbers of an index, however it was divided."""
+        names = ("model", "dictionary", "dictionary_digest", "corpus_fingerprint", "tokenizer", "context", "k")
+        found = {name: getattr(self, name) for name in (*names, "samples", "window", "sampled_places")}
+        settings = {name: self.settings.get(name) for name in ("rows_at_once", "dtype")}
+        return found | {"n_features": tuple(self.n_features)} | settings
+
+    @property
     def space(self) -> FeatureSpace:
         """The features, numbered."""
         return FeatureSpace(tuple(self.n_features))

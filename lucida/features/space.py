@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
+
+if TYPE_CHECKING:
+    from lucida.dictionaries import Dictionary
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class FeatureSpace:
     n_features: tuple[int, ...]
 
     @classmethod
-    def of(cls, dictionary: Dictionary) -> "FeatureSpace":
+    def of(cls, dictionary: "Dictionary") -> "FeatureSpace":
         """The features of a dictionary."""
         return cls(tuple(dictionary.n_features(layer) for layer in range(dictionary.n_layers)))
 
@@ -57,6 +60,8 @@ class FeatureSpace:
         return layers, numbers - np.asarray(self.offsets)[layers]
 
 
-def numbers_of(space: FeatureSpace, layers: Sequence[int], features: Sequence[int]) -> NDArray[np.int64]:
+def numbers_of(
+    space: FeatureSpace, layers: Sequence[int] | NDArray[np.integer], features: Sequence[int] | NDArray[np.integer]
+) -> NDArray[np.int64]:
     """The numbers of pairs that are known to exist, [n]."""
     return np.asarray(space.offsets)[np.asarray(layers, dtype=np.int64)] + np.asarray(features, dtype=np.int64)

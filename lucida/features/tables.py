@@ -3,7 +3,7 @@
 | file | one row for each | sorted by |
 |---|---|---|
 | ``stats.parquet`` | feature, silent ones too | layer, feature |
-| ``examples.parquet`` | example: a place in the corpus where a feature is active | layer, feature, kind, band, rank |
+| ``examples.parquet`` | example: a place where a feature is active | layer, feature, top first, band, rank |
 | ``active.parquet`` | active feature of a sampled place | position, layer, feature |
 | ``effects.parquet`` | feature | layer, feature |
 | ``vocabulary.parquet`` | token of the model | token |
@@ -13,6 +13,7 @@ A *place* is the number of a token in the corpus (`TokenStore.tokens`). Activati
 they are the activations (which are positive), for neurons their absolute values.
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ STATS = pa.schema(
     [
         *_KEY,
         ("count", pa.int64()),  # places where it is active
+        ("total", pa.int64()),  # sum of its activation there, in units of 2^-20: whole numbers add up in any order
         ("mean", pa.float64()),  # of its activation there; 0 where it never is
         ("maximum", pa.float32()),
         ("first", pa.int64()),  # first and last place where it is active, -1 where it never is
@@ -51,6 +53,7 @@ EXAMPLES = pa.schema(
         ("kind", pa.string()),
         ("band", pa.int8()),  # floor(log2(value)), limited as the histogram is; the unit of sampling
         ("rank", pa.int16()),  # 0 is the strongest (top), or the first drawn of its band (sample)
+        ("priority", pa.uint64()),  # the draw that decided a sample, 0 for top: shards can be merged by it
         ("value", pa.float32()),
         ("position", pa.int64()),  # the place
         ("document", pa.int64()),
@@ -96,7 +99,7 @@ LABELS = pa.schema(
 )
 
 SCHEMAS = {"stats": STATS, "examples": EXAMPLES, "active": ACTIVE, "effects": EFFECTS, "vocabulary": VOCABULARY}
-ROW_GROUP = 8192
+ROW_GROUP = 2048
 """Rows that are read together: a card needs one feature's, so groups are small."""
 
 
@@ -106,6 +109,14 @@ def write_table(path: Path, columns: dict[str, Any] | pa.Table, schema: pa.Schem
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, write_statistics=True)
+
+
+def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:
+    """The same, for a table that is larger than memory should hold at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch, row_group_size=ROW_GROUP)
 
 
 def read_table(path: Path, schema: pa.Schema) -> pa.Table:

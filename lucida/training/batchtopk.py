@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from lucida.dictionaries.encoding import entries_above
 from lucida.training.mesh import kth_largest
 from lucida.training.sparse import Pattern, sparse_encode
 from lucida.training.transcoder import Transcoder
@@ -63,7 +64,7 @@ def _candidates(transcoder: Transcoder, layer: int, x: Tensor, low: float) -> _C
     entries, values = [], []
     for first, part in enumerate(x.to(products).split(at_once)):
         h = part @ encoder
-        found = _above(h, bound)
+        found = entries_above(h, bound)
         values.append(h.view(-1)[found])
         entries.append(found + first * at_once * n_features)
     entry = torch.cat(entries)
@@ -71,20 +72,6 @@ def _candidates(transcoder: Transcoder, layer: int, x: Tensor, low: float) -> _C
     feature = entry - token * n_features
     value = torch.cat(values).float() + parameters.bias[feature]
     return _Candidates(token, feature, value, value * norms[feature])
-
-
-def _above(h: Tensor, bound: Tensor) -> Tensor:
-    """Where h [token, feature] exceeds the bound of its feature, as places in the flattened matrix, in order."""
-    per_word = 8 // h.element_size()
-    if h.is_cuda or h.numel() % per_word:
-        return (h > bound).view(-1).nonzero().squeeze(1)
-    # On a CPU a comparison that gives numbers takes a quarter of the time of one that gives booleans, and words of
-    # eight bytes are looked through faster than single entries, of which few are above the bound.
-    words = torch.gt(h, bound, out=torch.empty_like(h)).view(-1).view(torch.int64)
-    some = (words != 0).nonzero().squeeze(1)
-    inside = (words[some].view(h.dtype) != 0).nonzero().squeeze(1)
-    word = inside // per_word
-    return some[word] * per_word + (inside - word * per_word)
 
 
 def select(transcoder: Transcoder, reads: Sequence[Tensor], budget: int, *, low: float) -> Selection:

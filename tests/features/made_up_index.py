@@ -60,6 +60,7 @@ def _stats(layer: int, feature: int, places: np.ndarray, values: np.ndarray) -> 
     bins = np.clip(np.floor(np.log2(values) * 4).astype(int) + 48, 0, HISTOGRAM_BINS - 1) if len(values) else []
     return {
         "layer": layer, "feature": feature, "count": len(places),
+        "total": int(np.rint(np.asarray(values, dtype=np.float64) * 2**20).sum()),
         "mean": float(np.mean(values, dtype=np.float64)) if len(values) else 0.0,
         "maximum": float(values.max()) if len(values) else 0.0,
         "first": int(places[0]) if len(values) else -1, "last": int(places[-1]) if len(values) else -1,
@@ -86,7 +87,8 @@ def _examples(layer: int, feature: int, places: np.ndarray, values: np.ndarray, 
         start, stop = max(place - WINDOW, place // 20 * 20), min(place + WINDOW + 1, place // 20 * 20 + 20, len(tokens))
         rows.append({
             "layer": layer, "feature": feature, "kind": kind, "band": int(np.floor(np.log2(at[place]))), "rank": rank,
+            "priority": place * 7919 % 101 if kind == "sample" else 0,
             "value": at[place], "position": place, "document": place // 20, "peak": place - start,
             "tokens": tokens[start:stop].tolist(), "activations": [at.get(p, 0.0) for p in range(start, stop)],
         })  # fmt: skip
-    return sorted(rows, key=lambda row: (row["kind"], row["band"], row["rank"]))
+    return sorted(rows, key=lambda row: (row["kind"] == "sample", row["band"] * (row["kind"] == "sample"), row["rank"]))

@@ -1,0 +1,217 @@
+"""What has been seen of every feature so far: sums, extremes, histograms, examples, and the sets active at some places.
+
+Everything in here can be merged with what another process saw of other tiles, in any order, to the bit.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lucida.features.examples import (
+    Examples,
+    best_of_documents,
+    highest_draw,
+    keep_sample,
+    keep_top,
+    least_kept,
+)
+from lucida.features.numbers import OCTAVES, histogram_bins, priorities, whole
+from lucida.features.tables import BINS_PER_OCTAVE, HISTOGRAM_BINS
+
+PENDING = 400_000
+"""Admitted examples that wait before they are merged with those that are kept."""
+HISTOGRAM_EVENTS = 1 << 23
+"""Events that wait before they are counted into histograms."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much is kept: top examples `k` per feature, `samples` per feature and octave, `radius` tokens on each side,
+    and the active sets of places whose draw is at most `place_draw`.
+    """
+
+    k: int
+    samples: int
+    radius: int
+    place_draw: np.uint64
+
+
+@dataclass(frozen=True, eq=False)
+class Events:
+    """The active features of one layer in one tile: number of the feature, activation, place, document, and the row
+    and column of the tile; ordered by place.
+    """
+
+    number: NDArray[np.int64]
+    value: NDArray[np.float32]
+    place: NDArray[np.int64]
+    document: NDArray[np.int64]
+    cell: NDArray[np.int64]
+    dense: NDArray[np.float32]
+    """[cell, feature]: all activations of the layer, from which windows are cut."""
+    first_number: int
+    context: int
+
+
+@dataclass(eq=False)
+class IndexState:
+    """Statistics and examples of `n_features` features.
+
+    `total` is in units of 2^-20; `first` and `last` are -1 where a feature has not fired.
+    """
+
+    n_features: int
+    limits: Limits
+    n_places: int = 0
+    tiles_done: int = 0
+    count: NDArray[np.int64] = field(init=False)
+    total: NDArray[np.int64] = field(init=False)
+    maximum: NDArray[np.float32] = field(init=False)
+    first: NDArray[np.int64] = field(init=False)
+    last: NDArray[np.int64] = field(init=False)
+    histogram: NDArray[np.int64] = field(init=False)
+    top: Examples = field(init=False)
+    sample: Examples = field(init=False)
+    active: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        n = self.n_features
+        self.count, self.total = np.zeros(n, np.int64), np.zeros(n, np.int64)
+        self.maximum = np.zeros(n, np.float32)
+        self.first, self.last = np.full(n, np.iinfo(np.int64).max), np.full(n, -1, np.int64)
+        self.histogram = np.zeros((n, HISTOGRAM_BINS), np.int64)
+        self.top, self.sample = Examples.none(self.limits.radius), Examples.none(self.limits.radius)
+        self._pending_top: list[Examples] = []
+        self._pending_sample: list[Examples] = []
+        self._bins: list[NDArray[np.int64]] = []
+        self._find_thresholds()
+
+    def add(self, events: Events) -> None:
+        """Take in the events of one layer of one tile."""
+        number, value = events.number, events.value
+        if len(number) == 0:
+            return
+        low, high = int(number.min()), int(number.max()) + 1
+        near = number - low
+        self.count[low:high] += np.bincount(near)
+        self.total[low:high] += np.bincount(near, weights=whole(value)).astype(np.int64)
+        np.maximum.at(self.maximum, number, value)
+        np.minimum.at(self.first, number, events.place)
+        np.maximum.at(self.last, number, events.place)
+        bins = histogram_bins(value)
+        self._bins.append(number * HISTOGRAM_BINS + bins)
+        if sum(map(len, self._bins)) > HISTOGRAM_EVENTS:
+            self._count_bins()
+        self._admit_top(events)
+        self._admit_sample(events, number * OCTAVES + bins // BINS_PER_OCTAVE)
+        self._keep_active(events)
+
+    def settle(self) -> None:
+        """Merge what waits: after this the fields hold all that was added."""
+        self._count_bins()
+        if self._pending_top:
+            self.top = keep_top(Examples.joined([self.top, *self._pending_top]), self.limits.k)
+        if self._pending_sample:
+            self.sample = keep_sample(Examples.joined([self.sample, *self._pending_sample]), self.limits.samples)
+        self._pending_top, self._pending_sample = [], []
+        self._find_thresholds()
+
+    def merge(self, other: "IndexState") -> None:
+        """Add what another state saw of other tiles."""
+        self.settle()
+        other.settle()
+        self.n_places += other.n_places
+        self.count += other.count
+        self.total += other.total
+        self.histogram += other.histogram
+        self.maximum = np.maximum(self.maximum, other.maximum)
+        self.first, self.last = np.minimum(self.first, other.first), np.maximum(self.last, other.last)
+        self.top = keep_top(Examples.joined([self.top, other.top]), self.limits.k)
+        self.sample = keep_sample(Examples.joined([self.sample, other.sample]), self.limits.samples)
+        self.active += other.active
+        self._find_thresholds()
+
+    def active_sets(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
+        """Place, number and activation of everything active at the sampled places, sorted by place, then number."""
+        if not self.active:
+            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
+        place, number, value = (np.concatenate(column) for column in zip(*self.active, strict=True))
+        order = np.lexsort((number, place))
+        return place[order], number[order], value[order]
+
+    def _find_thresholds(self) -> None:
+        self._least = least_kept(self.top, self.limits.k, self.n_features)
+        self._highest = highest_draw(self.sample, self.limits.samples, self.n_features * OCTAVES)
+
+    def _count_bins(self) -> None:
+        for bins in self._bins:
+            # A layer's numbers lie together: only its part of the histograms is touched.
+            low = int(bins.min()) // HISTOGRAM_BINS
+            counted = np.bincount(bins - low * HISTOGRAM_BINS)
+            flat = self.histogram.reshape(-1)[low * HISTOGRAM_BINS :]
+            flat[: len(counted)] += counted
+        self._bins = []
+
+    def _admit_top(self, events: Events) -> None:
+        """Events that may be among the strongest; most are not, once a feature has been seen often."""
+        which = np.flatnonzero(events.value >= self._least[events.number])
+        if len(which) == 0:
+            return
+        best = best_of_documents(events.number[which], events.value[which], events.place[which], events.document[which])
+        no_draw = np.zeros(len(events.number), np.uint64)
+        self._wait(self._pending_top, events, which[best], events.number, no_draw)
+
+    def _admit_sample(self, events: Events, group: NDArray[np.int64]) -> None:
+        draw = priorities(events.place, events.number)
+        which = np.flatnonzero(draw <= self._highest[group])
+        if len(which):
+            self._wait(self._pending_sample, events, which, group, draw)
+
+    def _wait(
+        self,
+        pending: list[Examples],
+        events: Events,
+        which: NDArray[np.int64],
+        group: NDArray[np.int64],
+        draw: NDArray[np.uint64],
+    ) -> None:
+        windows = cut_windows(events, which, self.limits.radius)
+        pending.append(
+            Examples(
+                group[which], events.value[which], events.place[which], events.document[which], draw[which], windows
+            )
+        )
+        if sum(map(len, self._pending_top)) + sum(map(len, self._pending_sample)) > PENDING:
+            self.settle()
+
+    def _keep_active(self, events: Events) -> None:
+        chosen = place_draws(events.place) <= self.limits.place_draw
+        if chosen.any():
+            self.active.append((events.place[chosen], events.number[chosen], events.value[chosen]))
+
+
+def cut_windows(events: Events, which: NDArray[np.int64], radius: int) -> NDArray[np.float16]:
+    """The activations of each chosen event's feature around it [event, 2 radius + 1], 0 beyond the row."""
+    cells = events.cell[which][:, None] + np.arange(-radius, radius + 1)
+    row = events.cell[which][:, None] // events.context
+    inside = (cells >= row * events.context) & (cells < (row + 1) * events.context)
+    feature = (events.number[which] - events.first_number)[:, None]
+    values = events.dense[np.where(inside, cells, 0), feature]
+    return np.where(inside, np.minimum(values, np.finfo(np.float16).max), 0).astype(np.float16)
+
+
+def place_draws(places: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """A fixed draw for each place."""
+    return priorities(places, np.full(len(places), -1, np.int64))
+
+
+def draw_of_share(n_places: int, wanted: int) -> np.uint64:
+    """The draw that `wanted` of the places 0 to n_places - 1 do not exceed."""
+    lowest = np.zeros(0, np.uint64)
+    for start in range(0, n_places, 1 << 22):
+        draws = place_draws(np.arange(start, min(start + (1 << 22), n_places)))
+        lowest = np.concatenate([lowest, draws])
+        if len(lowest) > wanted:
+            lowest = np.partition(lowest, wanted - 1)[:wanted]
+    return lowest.max() if len(lowest) else np.uint64(0)
