@@ -8,6 +8,9 @@ import torch
 
 from lucida.attribution import trace
 from lucida.dictionaries import Dictionary, check_fits, default_dictionary, find_dictionary, load_dictionary
+from lucida.features.contrast import Contrast, PrecisionRecall, contrast, precision_recall
+from lucida.features.index import FeatureIndex
+from lucida.features.watch import Watch, watch
 from lucida.graph import Graph
 from lucida.interventions import Change, Key, Mode, Outcome, TokenProbability, intervene
 from lucida.models.load import load_model
@@ -121,6 +124,54 @@ class Microscope:
     ) -> Outcome:
         """Run `prompt` with features changed. See `lucida.interventions.intervene`."""
         return intervene(self.model, self.dictionary, prompt, edits, mode=mode, layers=layers, attention=attention)
+
+    # --- what features mean -----------------------------------------------------------------------
+
+    def features(self, index: str | Path | FeatureIndex) -> FeatureIndex:
+        """The feature index in a folder, which must be of this microscope's features.
+
+        Raises FeatureError when it is damaged or of another dictionary.
+        """
+        found = index if isinstance(index, FeatureIndex) else FeatureIndex.open(index)
+        found.check(self.dictionary)
+        return found
+
+    def watch(
+        self,
+        text: PromptLike,
+        index: str | Path | FeatureIndex | None = None,
+        *,
+        count: int = 4,
+        densest: float = 0.05,
+    ) -> Watch:
+        """Which features are on at each token of a text. See `lucida.features.watch.watch`."""
+        opened = None if index is None else self.features(index)
+        return watch(self.model, self.dictionary, text, opened, count=count, densest=densest)
+
+    def contrast(
+        self,
+        with_texts: Sequence[str | Sequence[int]],
+        without_texts: Sequence[str | Sequence[int]],
+        *,
+        progress: Progress | None = None,
+    ) -> Contrast:
+        """Which features separate texts with a concept from texts without. See `lucida.features.contrast.contrast`."""
+        return contrast(self.model, self.dictionary, with_texts, without_texts, progress=progress or self.progress)
+
+    def precision_recall(
+        self,
+        layer: int,
+        feature: int,
+        with_texts: Sequence[str | Sequence[int]],
+        without_texts: Sequence[str | Sequence[int]],
+        *,
+        threshold: float | int = 0.0,
+    ) -> PrecisionRecall:
+        """How well one feature tells other texts apart. See `lucida.features.contrast.precision_recall`."""
+        texts = (with_texts, without_texts)
+        return precision_recall(
+            self.model, self.dictionary, layer, feature, *texts, threshold=threshold, progress=self.progress
+        )
 
     def top_tokens(self, prompt: PromptLike, count: int = 10) -> list[TokenProbability]:
         """What the model says next, most probable first."""

@@ -12,6 +12,8 @@ from lucida.features.tables import LABELS, read_table, write_table
 Kind = Literal["human", "llm", "automatic"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 """In order of precedence."""
+TRUSTED = 0.6
+"""A language model's label is shown before the automatic one if it scores more than this; guessing scores 0.5."""
 
 
 @dataclass(frozen=True)
@@ -54,11 +56,14 @@ def write_labels(folder: str | Path, kind: Kind, labels: Iterable[Label]) -> Non
 
 
 def best_labels(folder: str | Path) -> dict[tuple[int, int], Label]:
-    """For each labelled feature the label to show: a person's, else a language model's, else the automatic one."""
-    found: dict[tuple[int, int], Label] = {}
-    for kind in reversed(KINDS):
-        found |= {(label.layer, label.feature): label for label in read_labels(folder, kind)}
-    return found
+    """For each labelled feature the label to show: a person's, else a language model's that scores above TRUSTED (or
+    was never scored), else the automatic one, else whatever the language model said.
+    """
+    found = {(label.layer, label.feature): label for label in read_labels(folder, "automatic")}
+    for label in read_labels(folder, "llm"):
+        if label.score is None or label.score > TRUSTED or (label.layer, label.feature) not in found:
+            found[label.layer, label.feature] = label
+    return found | {(label.layer, label.feature): label for label in read_labels(folder, "human")}
 
 
 def _path(folder: str | Path, kind: Kind) -> Path:
