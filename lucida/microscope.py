@@ -1,6 +1,7 @@
 """A model and its dictionaries in one object: trace, intervene, read."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -8,9 +9,11 @@ import torch
 
 from lucida.attribution import trace
 from lucida.dictionaries import Dictionary, check_fits, default_dictionary, find_dictionary, load_dictionary
-from lucida.features.contrast import Contrast, PrecisionRecall, contrast, precision_recall
 from lucida.features.index import FeatureIndex
-from lucida.features.watch import Watch, watch
+from lucida.features.naming.automatic import label_graph
+from lucida.features.reading.contrast import Contrast, PrecisionRecall, contrast, precision_recall
+from lucida.features.reading.watch import Watch, watch
+from lucida.features.shipped import index_beside
 from lucida.graph import Graph
 from lucida.interventions import Change, Key, Mode, Outcome, TokenProbability, intervene
 from lucida.models.load import load_model
@@ -74,6 +77,15 @@ class Microscope:
         check_fits(found, self.model.n_layers, self.model.d_model, _known_name(self.model, found))
         return found if self.model.device.type == "cpu" else found.to(self.model.device)
 
+    @cached_property
+    def index(self) -> FeatureIndex | None:
+        """The feature index that lies beside these features (shipped ones bring one), or None.
+
+        `trace` takes the labels of its nodes from it. Raises FeatureError when it is damaged.
+        """
+        folder = None if self.dictionary is None else index_beside(self.dictionary.source.path)
+        return None if folder is None else self.features(folder)
+
     def trace(
         self,
         prompt: PromptLike,
@@ -99,7 +111,7 @@ class Microscope:
         Raises PromptError for a prompt or target that cannot be traced, DictionaryError when no
         feature is active.
         """
-        return trace(
+        graph = trace(
             self.model,
             self.dictionary,
             prompt,
@@ -112,6 +124,7 @@ class Microscope:
             dtype=dtype,
             progress=progress or self.progress,
         )
+        return graph if self.index is None else label_graph(graph, self.index)
 
     def intervene(
         self,
@@ -144,8 +157,8 @@ class Microscope:
         count: int = 4,
         densest: float = 0.05,
     ) -> Watch:
-        """Which features are on at each token of a text. See `lucida.features.watch.watch`."""
-        opened = None if index is None else self.features(index)
+        """Which features are on at each token; `index` None is the one beside them: `lucida.features.reading.watch`."""
+        opened = self.index if index is None else self.features(index)
         return watch(self.model, self.dictionary, text, opened, count=count, densest=densest)
 
     def contrast(
@@ -155,7 +168,7 @@ class Microscope:
         *,
         progress: Progress | None = None,
     ) -> Contrast:
-        """Which features separate texts with a concept from texts without. See `lucida.features.contrast.contrast`."""
+        """Which features separate texts with a concept from texts without: `lucida.features.reading.contrast`."""
         return contrast(self.model, self.dictionary, with_texts, without_texts, progress=progress or self.progress)
 
     def precision_recall(
@@ -167,7 +180,7 @@ class Microscope:
         *,
         threshold: float | int = 0.0,
     ) -> PrecisionRecall:
-        """How well one feature tells other texts apart. See `lucida.features.contrast.precision_recall`."""
+        """How well one feature tells other texts apart. See `lucida.features.reading.contrast.precision_recall`."""
         texts = (with_texts, without_texts)
         return precision_recall(
             self.model, self.dictionary, layer, feature, *texts, threshold=threshold, progress=self.progress

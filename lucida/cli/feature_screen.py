@@ -7,8 +7,8 @@ from lucida.cli.screen import console
 if TYPE_CHECKING:
     from rich.text import Text
 
-    from lucida.features.card import FeatureCard, ShownExample
-    from lucida.features.watch import Watch
+    from lucida.features.reading.card import FeatureCard, ShownExample
+    from lucida.features.reading.watch import Watch
 
 SHADES = (
     (0.75, "black on dark_orange"),
@@ -44,7 +44,7 @@ def show_card(card: "FeatureCard") -> None:
 def _example(example: "ShownExample") -> "Text":
     from rich.text import Text
 
-    from lucida.features.card import mark
+    from lucida.features.reading.card import mark
 
     line = Text(f"{example.value:>8.3g}  ")
     for span in example.spans:
@@ -61,7 +61,7 @@ def show_watch(found: "Watch") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from lucida.features.watch import by_label, describe
+    from lucida.features.reading.watch import by_label, describe
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("#", justify="right")

@@ -11,9 +11,9 @@ from lucida.cli.options import TokenIds, model_options, output_options
 from lucida.cli.screen import percent, progress, show_json, show_table
 
 if TYPE_CHECKING:
-    from lucida.features.card import FeatureCard, ShownExample
-    from lucida.features.contrast import Contrast, PrecisionRecall
     from lucida.features.index import FeatureIndex
+    from lucida.features.reading.card import FeatureCard, ShownExample
+    from lucida.features.reading.contrast import Contrast, PrecisionRecall
 
 
 @click.group()
@@ -48,7 +48,7 @@ def search(text: str, count: int, index: Path | None, dictionaries: str | None, 
 
 def _prepare(index: "FeatureIndex", *, quiet: bool) -> None:
     """Make the search table of an index that has none yet."""
-    from lucida.features.search_table import build_search, has_search
+    from lucida.features.reading.search_table import build_search, has_search
     from lucida.progress import silent
 
     if not has_search(index):

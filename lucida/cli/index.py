@@ -148,8 +148,8 @@ def _corpus(options: dict[str, Any], model: "Model", report: Any) -> "TokenStore
 
 
 def _build(options: dict[str, Any], model: "Model", dictionary: Any, store: "TokenStore", report: Any) -> "IndexHeader":
-    from lucida.features.build import build_index, merge_indexes
-    from lucida.features.jobs import IndexJob, merge_shards
+    from lucida.features.build.jobs import IndexJob, merge_shards
+    from lucida.features.build.one_pass import build_index, merge_indexes
 
     settings = {name: options[name] for name in ("context", "k", "samples", "window")}
     out = options["out"]
@@ -157,7 +157,7 @@ def _build(options: dict[str, Any], model: "Model", dictionary: Any, store: "Tok
         parts = [_part(out, index, options["parts"]) for index in range(options["parts"])]
         return merge_indexes(parts, store, out, model=model, progress=report)
     if options["workers"]:
-        from lucida.features.ray_engine import index_with_ray
+        from lucida.features.build.ray_engine import index_with_ray
 
         job = IndexJob(
             options["model"], options["dictionaries"] or dictionary.name, str(store.folder), str(out) + ".parts",
@@ -178,7 +178,7 @@ def _part(out: Path, index: int, count: int) -> Path:
 def _neurons(options: dict[str, Any], model: "Model", store: "TokenStore") -> Any:
     """The neurons that are active as often as asked, by a threshold set on the first rows of the corpus."""
     from lucida.evaluation.basis import neurons_of_l0
-    from lucida.features.tiles import Tiles
+    from lucida.features.build.tiles import Tiles
     from lucida.models.taps import MLPCall, run
 
     reads: dict[int, Any] = {}

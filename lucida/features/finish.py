@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from lucida.dictionaries import Dictionary
-from lucida.features.automatic import automatic_labels
-from lucida.features.effect_table import compute_effects
+from lucida.features.effects.effect_table import compute_effects
 from lucida.features.index import FeatureIndex
 from lucida.features.labels import write_labels
-from lucida.features.search_table import build_search
+from lucida.features.naming.automatic import automatic_labels
+from lucida.features.reading.search_table import build_search
 from lucida.models.model import Model
 from lucida.progress import Progress, silent
 

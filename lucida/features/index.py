@@ -22,8 +22,8 @@ from lucida.models.cache import sha256_of
 
 if TYPE_CHECKING:
     from lucida.dictionaries import Dictionary
-    from lucida.features.card import FeatureCard
-    from lucida.features.search import Match, Similar
+    from lucida.features.reading.card import FeatureCard
+    from lucida.features.reading.search import Match, Similar
 
 NEEDED = ("stats.parquet", "examples.parquet", "vocabulary.parquet")
 """Files without which an index cannot be read; the others come later or are not needed to read."""
@@ -214,23 +214,40 @@ class FeatureIndex:
                 own = found[int(starts[i]) : int(starts[i + 1])]
                 yield layer, feature, sorted((e for e in own if kind is None or e.kind == kind), key=_reading_order)
 
+    def sql(self, query: str) -> pa.Table:
+        """What a DuckDB query says of this index; its tables are views: stats, examples, active, effects, labels...
+
+        Raises FeatureError, with DuckDB's words, for a query that cannot be run.
+        """
+        import duckdb
+
+        with duckdb.connect() as connection:
+            for path in sorted(self.folder.glob("*.parquet")):
+                connection.from_parquet(str(path)).create_view(path.stem)
+            if labels := [str(path) for path in sorted((self.folder / "labels").glob("*.parquet"))]:
+                connection.from_parquet(labels).create_view("labels")
+            try:
+                return connection.sql(query).to_arrow_table()
+            except (duckdb.Error, AttributeError) as error:
+                raise FeatureError(f"DuckDB says: {str(error).splitlines()[0]}") from error
+
     # --- finding and naming -----------------------------------------------------------------------
 
     def search(self, text: str, *, count: int = 20) -> "list[Match]":
-        """Features by full text: their labels, the words they fire on and promote. See `lucida.features.search`."""
-        from lucida.features.search import search
+        """Features by full text: labels, the words they fire on and promote. See `lucida.features.reading.search`."""
+        from lucida.features.reading.search import search
 
         return search(self, text, count=count)
 
     def similar(self, layer: int, feature: int) -> "list[Similar]":
         """The features whose decoders are nearest, the nearest first; [] when effects were not computed."""
-        from lucida.features.search import similar
+        from lucida.features.reading.search import similar
 
         return similar(self, layer, feature)
 
     def card(self, layer: int, feature: int) -> "FeatureCard":
         """Everything about one feature, ready to read: ``print(index.card(12, 345).text())``."""
-        from lucida.features.card import card
+        from lucida.features.reading.card import card
 
         return card(self, layer, feature)
 

@@ -19,9 +19,9 @@ from lucida.dictionaries import load_dictionary
 from lucida.features.header import IndexHeader, record_files
 from lucida.features.index import FeatureIndex
 from lucida.features.labels import Label, write_labels
-from lucida.features.search import search
+from lucida.features.reading.search import search
+from lucida.features.reading.watch import watch
 from lucida.features.tables import EFFECTS, SCHEMAS, STATS, write_table
-from lucida.features.watch import watch
 
 WORDS = ("small", "tiny", "the", "dog")
 N_FEATURES = (24, 24, 24)

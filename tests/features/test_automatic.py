@@ -9,13 +9,13 @@ import pytest
 
 from lucida import Microscope
 from lucida.dictionaries.random import random_dictionary
-from lucida.features.automatic import BAR, UNCLEAR, automatic_labels, judge, label_graph
-from lucida.features.evidence import each_evidence
 from lucida.features.header import IndexHeader, record_files
 from lucida.features.index import FeatureIndex
 from lucida.features.labels import Label, write_labels
-from lucida.features.lexicon import Lexicon
-from lucida.features.rules import Rule
+from lucida.features.naming.automatic import BAR, UNCLEAR, automatic_labels, judge, label_graph
+from lucida.features.naming.evidence import each_evidence
+from lucida.features.naming.lexicon import Lexicon
+from lucida.features.naming.rules import Rule
 from lucida.features.tables import EFFECTS, HISTOGRAM_BINS, SCHEMAS, write_table
 
 WORDS = """ the| of| a| dog| cat| house| tree| red| ran| saw| small| Small|small| tiny| little| capital| France

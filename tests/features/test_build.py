@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from lucida.errors import FeatureError
-from lucida.features import build
-from lucida.features.build import build_index, merge_indexes
-from lucida.features.events import DictionaryUnits, EventReader
+from lucida.features.build import one_pass
+from lucida.features.build.events import DictionaryUnits, EventReader
+from lucida.features.build.numbers import histogram_bins, priorities
+from lucida.features.build.one_pass import build_index, merge_indexes
+from lucida.features.build.state import place_draws
+from lucida.features.build.tiles import Tiles
 from lucida.features.header import IndexHeader
-from lucida.features.numbers import histogram_bins, priorities
-from lucida.features.state import place_draws
-from lucida.features.tiles import Tiles
 
 CONTEXT, K, SAMPLES, WINDOW, PLACES = 16, 4, 2, 3, 60
 SETTINGS: dict[str, Any] = {
@@ -145,8 +145,8 @@ def test_shards_merge_to_the_same_bits(case: tuple, whole: Path, tmp_path: Path,
 def test_how_much_waits_before_a_merge_changes_nothing(
     case: tuple, whole: Path, tmp_path: Path, pending: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lucida.features.state.PENDING", pending)
-    monkeypatch.setattr("lucida.features.state.HISTOGRAM_EVENTS", 10 * pending)
+    monkeypatch.setattr("lucida.features.build.state.PENDING", pending)
+    monkeypatch.setattr("lucida.features.build.state.HISTOGRAM_EVENTS", 10 * pending)
     build_index(*case, tmp_path / "i", **SETTINGS)
     assert digest(tmp_path / "i") == digest(whole)
 
@@ -239,7 +239,7 @@ def test_numbers_that_cannot_be(case: tuple, tmp_path: Path) -> None:
     (tmp_path / "other" / "letter.txt").write_text("dear")
     with pytest.raises(FeatureError, match="not a feature index"):
         build_index(*case, tmp_path / "other", **SETTINGS)
-    assert build.CONTEXT == 128
+    assert one_pass.CONTEXT == 128
 
 
 def test_bins_come_from_bits() -> None:

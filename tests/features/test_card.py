@@ -7,9 +7,9 @@ import pytest
 from made_up_index import made_up_index
 from test_index import add_effects
 
-from lucida.features.card import TOP_SHOWN, Span, histogram_bar, mark, often, shown
 from lucida.features.index import Example, FeatureIndex
 from lucida.features.labels import Label, write_labels
+from lucida.features.reading.card import TOP_SHOWN, Span, histogram_bar, mark, often, shown
 from lucida.features.tables import BINS_PER_OCTAVE, FIRST_OCTAVE, HISTOGRAM_BINS
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from lucida.dictionaries import Dictionary, random_dictionary
 from lucida.errors import FeatureError
-from lucida.features.contrast import best_threshold, contrast, precision_recall, wilson
-from lucida.features.rank_test import adjusted, mann_whitney, mean_ranks
-from lucida.features.reading import read_text
+from lucida.features.reading.contrast import best_threshold, contrast, precision_recall, wilson
+from lucida.features.reading.rank_test import adjusted, mann_whitney, mean_ranks
+from lucida.features.reading.read_text import read_text
 from lucida.models.taps import run
 
 
@@ -72,7 +72,7 @@ def test_the_approximation_meets_the_exact_test(monkeypatch: pytest.MonkeyPatch)
     values = np.maximum(generator.normal(size=(16, 60)), 0.0) + 0.3 * (np.arange(16) < 8)[:, None]
     is_first = np.arange(16) < 8
     exact = mann_whitney(values, is_first)
-    monkeypatch.setattr("lucida.features.rank_test.EXACT", 0)
+    monkeypatch.setattr("lucida.features.reading.rank_test.EXACT", 0)
     near = mann_whitney(values, is_first)
     assert exact.exact
     assert not near.exact

@@ -11,9 +11,9 @@ from made_up_index import made_up_index
 from lucida.dictionaries import Dictionary
 from lucida.dictionaries.random import random_dictionary
 from lucida.errors import FeatureError
-from lucida.features.directions import written
-from lucida.features.effect_table import compute_effects, example_counts
-from lucida.features.effects import TokenRanking, exciting_tokens, largest, token_effects
+from lucida.features.effects.directions import written
+from lucida.features.effects.effect_table import compute_effects, example_counts
+from lucida.features.effects.token_effects import TokenRanking, exciting_tokens, largest, token_effects
 from lucida.features.header import IndexHeader
 from lucida.features.tables import EFFECTS, EXAMPLES, read_table
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lucida.errors import FeatureError
+from lucida.features.build.numbers import histogram_bins
 from lucida.features.exchange import (
     feature_document,
     parse_feature,
@@ -24,7 +25,6 @@ from lucida.features.exchange import (
 from lucida.features.exchange.histograms import linear_histogram, octave_histogram, percentiles
 from lucida.features.exchange.portable import NOMINAL_PLACES, PortableFeature, shortest
 from lucida.features.index import FeatureIndex
-from lucida.features.numbers import histogram_bins
 from lucida.features.tables import HISTOGRAM_BINS
 from lucida.graph.neuronpedia.names import cantor_pair
 

@@ -9,8 +9,8 @@ import torch
 
 from lucida.dictionaries import Dictionary
 from lucida.dictionaries.random import random_dictionary
-from lucida.features import inputs
-from lucida.features.inputs import ActivePlaces, Inputs, feature_inputs
+from lucida.features.effects import inputs
+from lucida.features.effects.inputs import ActivePlaces, Inputs, feature_inputs
 from lucida.features.space import FeatureSpace
 
 LAYERS, WIDTH, SIZE, SAMPLED = 3, 32, 6, 40

@@ -16,9 +16,9 @@ from conftest import build_hf
 
 from lucida.dictionaries import write_circuit_tracer
 from lucida.errors import FeatureError
-from lucida.features.build import build_index
+from lucida.features.build.jobs import IndexJob, Worker, merge_shards
+from lucida.features.build.one_pass import build_index
 from lucida.features.header import IndexHeader
-from lucida.features.jobs import IndexJob, Worker, merge_shards
 from lucida.models.load import load_model
 from lucida.models.model import Model
 
@@ -72,8 +72,8 @@ def test_shards_of_a_job_merge_to_what_one_process_makes(
 
 SCRIPT = """
 import json, sys, time
-from lucida.features import jobs, build
-from lucida.features.events import EventReader
+from lucida.features.build import jobs, one_pass
+from lucida.features.build.events import EventReader
 read = EventReader.read
 def slow(self, number, receive):
     time.sleep(0.05)
@@ -81,7 +81,7 @@ def slow(self, number, receive):
 EventReader.read = slow
 job = jobs.IndexJob(**json.loads(sys.argv[1]))
 worker = jobs.Worker(job)
-build.build_index(worker.model, worker.dictionary, worker.store, sys.argv[2], checkpoint_minutes=0.0, **job.settings)
+one_pass.build_index(worker.model, worker.dictionary, worker.store, sys.argv[2], checkpoint_minutes=0.0, **job.settings)
 """
 
 
@@ -126,7 +126,7 @@ def workers_of_ray() -> list[int]:
 @pytest.mark.filterwarnings("ignore")  # Ray's own
 def test_ray_gives_the_same_bits_though_a_worker_is_killed(job: IndexJob, expected: str, tmp_path: Path) -> None:
     ray = pytest.importorskip("ray")
-    from lucida.features.ray_engine import index_with_ray
+    from lucida.features.build.ray_engine import index_with_ray
 
     job = replace(job, out=str(tmp_path / "parts"), n_shards=8)
     killed: list[int] = []
@@ -150,7 +150,7 @@ def test_ray_gives_the_same_bits_though_a_worker_is_killed(job: IndexJob, expect
 
 
 def test_without_ray_it_says_what_to_install(job: IndexJob, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lucida.features.ray_engine import index_with_ray
+    from lucida.features.build.ray_engine import index_with_ray
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(FeatureError, match=r"camera-lucida\[distributed\]"):

@@ -7,9 +7,9 @@ import torch
 
 from lucida.dictionaries import Dictionary
 from lucida.dictionaries.random import random_dictionary
-from lucida.features import nearest
-from lucida.features.directions import decoders
-from lucida.features.nearest import nearest_features
+from lucida.features.effects import nearest
+from lucida.features.effects.directions import decoders
+from lucida.features.effects.nearest import nearest_features
 
 LAYERS, WIDTH, SIZE = 3, 32, 9
 

@@ -11,9 +11,9 @@ from lucida.errors import FeatureError
 from lucida.features.header import IndexHeader, record_files
 from lucida.features.index import FeatureIndex
 from lucida.features.labels import Label, write_labels
-from lucida.features.search_table import NAME, WORDS_KEPT, build_search, has_search
+from lucida.features.reading.search_table import NAME, WORDS_KEPT, build_search, has_search
+from lucida.features.reading.words import stem, words_of
 from lucida.features.tables import EFFECTS, EXAMPLES, SCHEMAS, read_table, write_table
-from lucida.features.words import stem, words_of
 
 VOCABULARY = (" the", " small", " smaller", " pet", "it", " dog", ",", " Paris", " flower", " flow", "\n", "小", "さい")
 THE, SMALL, SMALLER, PET, IT, DOG, COMMA, PARIS, FLOWER, FLOW, NEWLINE, XIAO, SAI = range(13)

@@ -13,9 +13,9 @@ from lucida.errors import FeatureError, PromptError
 from lucida.features.header import IndexHeader
 from lucida.features.index import FeatureIndex
 from lucida.features.labels import Label, write_labels
-from lucida.features.reading import read_text
+from lucida.features.reading.read_text import read_text
+from lucida.features.reading.watch import watch
 from lucida.features.space import FeatureSpace
-from lucida.features.watch import watch
 from lucida.models.taps import run
 
 TOKENS = [1, 5, 17, 3, 42, 5]

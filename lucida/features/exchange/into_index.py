@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from lucida.atomic import replacing
 from lucida.errors import FeatureError
+from lucida.features.build.numbers import UNIT
 from lucida.features.exchange.feature_json import refuse_existing
 from lucida.features.exchange.own_fields import MOST_FEATURES
 from lucida.features.exchange.packs import FeaturePack, silent_stats
@@ -20,7 +21,6 @@ from lucida.features.exchange.portable import PortableExample, PortableFeature, 
 from lucida.features.exchange.untrusted import INT64_END, short
 from lucida.features.header import IndexHeader, record_files
 from lucida.features.labels import KINDS, Kind, Label, write_labels
-from lucida.features.numbers import UNIT
 from lucida.features.tables import (
     ACTIVE,
     EFFECTS,

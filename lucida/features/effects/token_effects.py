@@ -33,7 +33,7 @@ from torch import Tensor
 
 from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
-from lucida.features.directions import feature_space, frozen_norm, read, written
+from lucida.features.effects.directions import feature_space, frozen_norm, read, written
 from lucida.models.model import Model
 from lucida.progress import Progress, silent
 

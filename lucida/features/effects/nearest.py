@@ -7,8 +7,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lucida.dictionaries import Dictionary
-from lucida.features.directions import decoders, feature_space, targets_of
-from lucida.features.effects import largest
+from lucida.features.effects.directions import decoders, feature_space, targets_of
+from lucida.features.effects.token_effects import largest
 from lucida.features.space import FeatureSpace
 from lucida.models.model import Model
 from lucida.progress import Progress, silent

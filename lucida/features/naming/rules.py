@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lucida.features.evidence import Evidence, Places
-from lucida.features.lexicon import Lexicon
+from lucida.features.naming.evidence import Evidence, Places
+from lucida.features.naming.lexicon import Lexicon
 
 Mask = NDArray[np.bool_]
 

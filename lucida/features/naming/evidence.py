@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from lucida.features.index import FeatureIndex
 from lucida.features.keyed import KeyedTable
-from lucida.features.lexicon import TOPICS, Lexicon
+from lucida.features.naming.lexicon import TOPICS, Lexicon
 from lucida.features.tables import EXAMPLES, TOP
 
 BLOCK = 256

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from lucida.errors import FeatureError
 from lucida.features.index import FeatureIndex
-from lucida.features.search_table import NAME, has_search
-from lucida.features.words import stem, words_of
+from lucida.features.reading.search_table import NAME, has_search
+from lucida.features.reading.words import stem, words_of
 
 OTHER_FORM = 0.6
 """What another form of the word counts (smallness for small), beside 1 for the very word."""

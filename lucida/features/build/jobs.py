@@ -1,6 +1,6 @@
 """A shard of an index as a job that any scheduler can run: a few plain words say everything, a folder takes the result.
 
-A `Worker` is what ``lucida index --shard i/n`` runs, and what every Ray actor runs (`lucida.features.ray_engine`).
+A `Worker` is what ``lucida index --shard i/n`` runs, and what every Ray actor runs (`lucida.features.build.ray_engine`).
 Results may go to any file system that fsspec knows (``s3://bucket/index``, ``gs://...``); a path is one of them.
 """
 
@@ -14,7 +14,7 @@ from typing import Any
 from lucida.corpus import TokenStore
 from lucida.dictionaries import Dictionary, open_dictionary
 from lucida.errors import FeatureError, SaveError
-from lucida.features.build import build_index, merge_indexes
+from lucida.features.build.one_pass import build_index, merge_indexes
 from lucida.features.header import HEADER, IndexHeader
 from lucida.models.load import load_model
 from lucida.models.model import Model

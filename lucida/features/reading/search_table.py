@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lucida.atomic import replacing
 from lucida.features.index import FeatureIndex
 from lucida.features.keyed import KeyedTable
-from lucida.features.words import stem, words_of
+from lucida.features.reading.words import stem, words_of
 from lucida.progress import Progress, silent
 
 NAME = "search.parquet"

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 from lucida.atomic import replacing
 from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
-from lucida.features.directions import feature_space
-from lucida.features.effects import Strongest, TokenEffects, exciting_tokens, token_effects
+from lucida.features.effects.directions import feature_space
+from lucida.features.effects.inputs import ActivePlaces, Inputs, feature_inputs
+from lucida.features.effects.nearest import Nearest, nearest_features
+from lucida.features.effects.token_effects import Strongest, TokenEffects, exciting_tokens, token_effects
 from lucida.features.header import IndexHeader, record_files
-from lucida.features.inputs import ActivePlaces, Inputs, feature_inputs
-from lucida.features.nearest import Nearest, nearest_features
 from lucida.features.space import FeatureSpace
 from lucida.features.tables import EFFECTS, ROW_GROUP
 from lucida.models.model import Model

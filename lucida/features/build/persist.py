@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from lucida.atomic import replacing
 from lucida.corpus import TokenStore
 from lucida.errors import FeatureError
-from lucida.features.examples import Examples
+from lucida.features.build.examples import Examples
 from lucida.features.header import IndexHeader, record_files
-from lucida.features.numbers import OCTAVES, UNIT
+from lucida.features.build.numbers import OCTAVES, UNIT
 from lucida.features.space import FeatureSpace, numbers_of
-from lucida.features.state import IndexState, Limits
+from lucida.features.build.state import IndexState, Limits
 from lucida.features.tables import (
     ACTIVE,
     BINS_PER_OCTAVE,

@@ -12,8 +12,8 @@ from lucida.dictionaries import Dictionary, SparseActivations, check_fits
 from lucida.dictionaries.encoding import entries_above
 from lucida.errors import DictionaryError
 from lucida.features.space import FeatureSpace
-from lucida.features.state import Events
-from lucida.features.tiles import Tile, Tiles
+from lucida.features.build.state import Events
+from lucida.features.build.tiles import Tile, Tiles
 from lucida.models.model import Model
 from lucida.models.sinks import Sinks, find_sinks
 from lucida.models.taps import MLPCall, run

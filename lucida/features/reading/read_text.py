@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lucida.dictionaries import Dictionary
 from lucida.dictionaries.encoding import SparseActivations
 from lucida.errors import FeatureError, PromptError
-from lucida.features.events import DictionaryUnits
+from lucida.features.build.events import DictionaryUnits
 from lucida.features.space import FeatureSpace
 from lucida.models.model import Model, PromptLike
 from lucida.models.taps import MLPCall, run

@@ -5,12 +5,12 @@ from dataclasses import asdict
 from typing import Any
 
 from lucida.errors import FeatureError
-from lucida.features.jobs import IndexJob
+from lucida.features.build.jobs import IndexJob
 from lucida.progress import Progress, silent
 
 
 class ShardActor:
-    """What Ray Data keeps alive on every worker: a `lucida.features.jobs.Worker`, made when the first shard comes."""
+    """What Ray Data keeps alive on every worker: a `lucida.features.build.jobs.Worker`, made when the first shard comes."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.job, self.worker = job, None
@@ -18,7 +18,7 @@ class ShardActor:
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Run the shards of a batch, ``{"shard": [i, ...]}``; a shard that fails by our own error says so in words."""
         from lucida.errors import LucidaError
-        from lucida.features.jobs import Worker
+        from lucida.features.build.jobs import Worker
 
         places, errors = [], []
         for index in batch["shard"]:

@@ -8,7 +8,7 @@ import numpy as np
 from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
 from lucida.features.index import FeatureIndex
-from lucida.features.reading import Reading, read_text
+from lucida.features.reading.read_text import Reading, read_text
 from lucida.models.model import Model, PromptLike
 from lucida.prompt import Prompt
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lucida.features.evidence import Evidence, Places, each_evidence
 from lucida.features.index import FeatureIndex
 from lucida.features.labels import Label
-from lucida.features.lexicon import CODE, FUNCTION_WORDS, TOPICS, Lexicon
-from lucida.features.rules import Background, Firing, Rule, Speech, near_word, quoted, rules_for
+from lucida.features.naming.evidence import Evidence, Places, each_evidence
+from lucida.features.naming.lexicon import CODE, FUNCTION_WORDS, TOPICS, Lexicon
+from lucida.features.naming.rules import Background, Firing, Rule, Speech, near_word, quoted, rules_for
 from lucida.features.tables import EFFECTS, read_table
 from lucida.graph import Graph
 from lucida.progress import Progress, silent

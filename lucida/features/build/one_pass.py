@@ -12,11 +12,11 @@ from pathlib import Path
 from lucida.corpus import TokenStore
 from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
-from lucida.features.events import DictionaryUnits, EventReader, Units
+from lucida.features.build.events import DictionaryUnits, EventReader, Units
 from lucida.features.header import HEADER, IndexHeader
-from lucida.features.persist import load_state, save_state
-from lucida.features.state import IndexState, Limits, draw_of_share
-from lucida.features.tiles import Tiles
+from lucida.features.build.persist import load_state, save_state
+from lucida.features.build.state import IndexState, Limits, draw_of_share
+from lucida.features.build.tiles import Tiles
 from lucida.models.model import Model
 from lucida.progress import Progress, silent
 

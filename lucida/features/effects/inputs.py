@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from lucida.dictionaries import Dictionary
-from lucida.features.directions import feature_space, read, written
-from lucida.features.effects import largest
+from lucida.features.effects.directions import feature_space, read, written
+from lucida.features.effects.token_effects import largest
 from lucida.features.space import FeatureSpace, numbers_of
 from lucida.features.tables import ACTIVE, read_table
 from lucida.models.model import Model

@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
-from lucida.features.rank_test import adjusted, mann_whitney
-from lucida.features.reading import read_text
+from lucida.features.reading.rank_test import adjusted, mann_whitney
+from lucida.features.reading.read_text import read_text
 from lucida.features.space import FeatureSpace
 from lucida.models.model import Model
 from lucida.progress import Progress, silent

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from lucida.features.examples import (
+from lucida.features.build.examples import (
     Examples,
     best_of_documents,
     highest_draw,
@@ -16,7 +16,7 @@ from lucida.features.examples import (
     keep_top,
     least_kept,
 )
-from lucida.features.numbers import OCTAVES, histogram_bins, priorities, whole
+from lucida.features.build.numbers import OCTAVES, histogram_bins, priorities, whole
 from lucida.features.tables import BINS_PER_OCTAVE, HISTOGRAM_BINS
 
 PENDING = 400_000

@@ -1,0 +1,1 @@
+"""First names for features, without any language model."""

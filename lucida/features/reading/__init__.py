@@ -1,0 +1,1 @@
+"""Find a feature, read its card, tell texts apart by features, and watch them while the model reads."""
