@@ -52,6 +52,15 @@ def measure() -> Iterator[Cost]:
         cost.peak_above = _status("VmHWM") - cost.resident_before
 
 
+def new_peak() -> int:
+    """The highest resident memory since this was last called, in bytes; where the kernel's peak cannot be reset, since
+    the process began.
+    """
+    found = _status("VmHWM") or _maxrss()
+    _reset_peak()
+    return found
+
+
 def cpu_seconds() -> float:
     """User plus system seconds of this process, all threads."""
     usage = resource.getrusage(resource.RUSAGE_SELF)

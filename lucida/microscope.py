@@ -9,6 +9,9 @@ import torch
 
 from lucida.attribution import trace
 from lucida.dictionaries import Dictionary, check_fits, default_dictionary, find_dictionary, load_dictionary
+from lucida.errors import FeatureError
+from lucida.evaluation.basis import NeuronBasis
+from lucida.features.effects.directions import feature_space
 from lucida.features.index import FeatureIndex
 from lucida.features.naming.automatic import label_graph
 from lucida.features.reading.contrast import Contrast, PrecisionRecall, contrast, precision_recall
@@ -143,11 +146,20 @@ class Microscope:
     def features(self, index: str | Path | FeatureIndex) -> FeatureIndex:
         """The feature index in a folder, which must be of this microscope's features.
 
-        Raises FeatureError when it is damaged or of another dictionary.
+        Raises FeatureError when it is damaged or of other features.
         """
         found = index if isinstance(index, FeatureIndex) else FeatureIndex.open(index)
         found.check(self.dictionary)
+        if self.dictionary is None and found.space != feature_space(self.model, None):
+            raise FeatureError(f"the index {found.folder} is of the neurons of {found.header.model}, not of this model")
         return found
+
+    def _units(self, index: FeatureIndex | None) -> Dictionary | NeuronBasis | None:
+        """What is active or not in a text: features, or the neurons above the threshold of an index of neurons."""
+        settings = None if index is None else index.header.settings.get("units")
+        if self.dictionary is not None or settings is None:
+            return self.dictionary
+        return NeuronBasis(self.model, settings["threshold"], scales=settings["scales"])
 
     def watch(
         self,
@@ -157,19 +169,27 @@ class Microscope:
         count: int = 4,
         densest: float = 0.05,
     ) -> Watch:
-        """Which features are on at each token; `index` None is the one beside them: `lucida.features.reading.watch`."""
+        """Which features are on at each token; `index` None is the one beside them: `lucida.features.reading.watch`.
+
+        Neurons are on above the threshold of their index, which must be given.
+        """
         opened = self.index if index is None else self.features(index)
-        return watch(self.model, self.dictionary, text, opened, count=count, densest=densest)
+        return watch(self.model, self._units(opened), text, opened, count=count, densest=densest)
 
     def contrast(
         self,
         with_texts: Sequence[str | Sequence[int]],
         without_texts: Sequence[str | Sequence[int]],
+        index: str | Path | FeatureIndex | None = None,
         *,
         progress: Progress | None = None,
     ) -> Contrast:
-        """Which features separate texts with a concept from texts without: `lucida.features.reading.contrast`."""
-        return contrast(self.model, self.dictionary, with_texts, without_texts, progress=progress or self.progress)
+        """Which features separate texts with a concept from texts without: `lucida.features.reading.contrast`.
+
+        `index` is needed for neurons only: its threshold says when one is on.
+        """
+        units = self._units(None if index is None else self.features(index))
+        return contrast(self.model, units, with_texts, without_texts, progress=progress or self.progress)
 
     def precision_recall(
         self,
@@ -177,14 +197,14 @@ class Microscope:
         feature: int,
         with_texts: Sequence[str | Sequence[int]],
         without_texts: Sequence[str | Sequence[int]],
+        index: str | Path | FeatureIndex | None = None,
         *,
         threshold: float | int = 0.0,
     ) -> PrecisionRecall:
         """How well one feature tells other texts apart. See `lucida.features.reading.contrast.precision_recall`."""
         texts = (with_texts, without_texts)
-        return precision_recall(
-            self.model, self.dictionary, layer, feature, *texts, threshold=threshold, progress=self.progress
-        )
+        units = self._units(None if index is None else self.features(index))
+        return precision_recall(self.model, units, layer, feature, *texts, threshold=threshold, progress=self.progress)
 
     def top_tokens(self, prompt: PromptLike, count: int = 10) -> list[TokenProbability]:
         """What the model says next, most probable first."""

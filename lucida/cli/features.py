@@ -157,12 +157,12 @@ def contrast(quiet: bool, as_json: bool, **options: Any) -> None:
         raise click.UsageError("--test-with and --test-without go together")
     with progress(quiet=quiet) as report:
         scope, index = open_scope(options, report)
-        found = scope.contrast(texts["with_"], texts["without"], progress=report)
+        found = scope.contrast(texts["with_"], texts["without"], index, progress=report)
         held_out = None
         if texts["test_with"] and found.separations:
             best = found.separations[0]
             held_out = scope.precision_recall(
-                best.layer, best.feature, texts["test_with"], texts["test_without"], threshold=best.threshold
+                best.layer, best.feature, texts["test_with"], texts["test_without"], index, threshold=best.threshold
             )
     if as_json:
         rows = [{**asdict(each), "label": _label(index, each.layer, each.feature)} for each in found.separations]

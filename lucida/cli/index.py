@@ -38,7 +38,7 @@ class Shard(click.ParamType):
 @click.option(
     "--dictionaries",
     metavar="NAME|FOLDER",
-    help="The features: a shipped dictionary, a folder, or neurons.  [default: the model's own]",
+    help="The features: a shipped dictionary, a folder, or neurons.  [default: the model's shipped ones]",
 )
 @click.option(
     "--data",
@@ -84,29 +84,45 @@ def index(quiet: bool, as_json: bool, **options: Any) -> None:
     The result does not depend on how the work is divided, and a stopped run goes on where it was: give the same
     command again. Then: lucida features search TEXT --index FOLDER, lucida features show LAYER INDEX.
     """
+    from lucida.features.build.place import check_place
+
     began = perf_counter()
     _refuse_contradictions(options)
+    folder = _part(options["out"], *options["shard"]) if options["shard"] else options["out"]
+    check_place(folder)
     with progress(quiet=quiet) as report:
         model, dictionary = _microscope(options, report)
         store = _corpus(options, model, report)
-        header = _build(options, model, dictionary, store, report)
+        header = _build(options, model, dictionary, store, folder, report)
         if not options["bare"] and not options["shard"]:
             from lucida.features.finish import finish_index
 
-            finish_index(model, dictionary, options["out"], progress=report)
+            finish_index(model, dictionary, folder, progress=report)
+    seconds = perf_counter() - began
     if as_json:
-        show_json({"index": options["out"], "places": header.n_places, "seconds": perf_counter() - began})
+        numbers = {"features": len(header.space), "places": header.n_places, "documents": header.n_documents}
+        show_json({"index": folder, **numbers, "seconds": seconds})
         return
     rows = [
         ("features", f"{len(header.space):,}"),
         ("tokens that count", f"{header.n_places:,}"),
         ("documents", f"{header.n_documents:,}"),
-        ("seconds", f"{perf_counter() - began:,.0f}"),
+        ("seconds", f"{seconds:,.0f}"),
     ]
     show_table(f"{header.dictionary} over {header.corpus}", ("", ""), rows)
-    click.echo(f"wrote {options['out']}")
-    if not quiet and not options["shard"] and not options["bare"]:
-        click.echo(f"next: lucida features search TEXT --index {options['out']}")
+    click.echo(f"wrote {folder}")
+    if not quiet:
+        click.echo(_next(options, folder))
+
+
+def _next(options: dict[str, Any], folder: Path) -> str:
+    """What to do with what was written."""
+    if options["shard"]:
+        count = options["shard"][1]
+        return f"next: the other parts of {count}, then the same command with --merge --parts {count} and no --shard"
+    if options["bare"]:
+        return f"next: lucida features show LAYER INDEX --index {folder}"
+    return f"next: lucida features search TEXT --index {folder}"
 
 
 def _refuse_contradictions(options: dict[str, Any]) -> None:
@@ -116,6 +132,10 @@ def _refuse_contradictions(options: dict[str, Any]) -> None:
         raise click.UsageError(f"{' and '.join(names[name] for name in chosen)} exclude each other; give one")
     if options["merge"] and not options["parts"]:
         raise click.UsageError("--merge needs --parts N, the number of parts")
+    if options["parts"] and not (options["merge"] or options["workers"]):
+        raise click.UsageError("--parts goes with --merge or --ray; one part is made with --shard I/N")
+    if options["ray_address"] and not options["workers"]:
+        raise click.UsageError("--ray-address goes with --ray N, the number of workers")
     if options["dictionaries"] == "neurons" and options["workers"]:
         raise click.UsageError("--ray indexes dictionaries; index neurons with --shard or in one process")
 
@@ -147,28 +167,60 @@ def _corpus(options: dict[str, Any], model: "Model", report: Any) -> "TokenStore
     )
 
 
-def _build(options: dict[str, Any], model: "Model", dictionary: Any, store: "TokenStore", report: Any) -> "IndexHeader":
-    from lucida.features.build.jobs import IndexJob, merge_shards
+def _build(
+    options: dict[str, Any], model: "Model", dictionary: Any, store: "TokenStore", folder: Path, report: Any
+) -> "IndexHeader":
     from lucida.features.build.one_pass import build_index, merge_indexes
 
     settings = {name: options[name] for name in ("context", "k", "samples", "window")}
-    out = options["out"]
     if options["merge"]:
-        parts = [_part(out, index, options["parts"]) for index in range(options["parts"])]
-        return merge_indexes(parts, store, out, model=model, progress=report)
+        return merge_indexes(_parts(options, dictionary), store, folder, model=model, progress=report)
     if options["workers"]:
-        from lucida.features.build.ray_engine import index_with_ray
-
-        job = IndexJob(
-            options["model"], options["dictionaries"] or dictionary.name, str(store.folder), str(out) + ".parts",
-            options["parts"] or 4 * options["workers"], options["dtype"], options["device"], 1, settings,
-        )  # fmt: skip
-        index_with_ray(job, workers=options["workers"], address=options["ray_address"], progress=report)
-        return merge_shards(job, out, model=model, progress=report)
+        return _with_ray(options, model, dictionary, store, folder, settings, report)
     units = dictionary if dictionary is not None else _neurons(options, model, store)
-    shard = options["shard"] or (0, 1)
-    folder = _part(out, *shard) if options["shard"] else out
-    return build_index(model, units, store, folder, shard=shard, progress=report, **settings)
+    return build_index(model, units, store, folder, shard=options["shard"] or (0, 1), progress=report, **settings)
+
+
+def _with_ray(
+    options: dict[str, Any],
+    model: "Model",
+    dictionary: Any,
+    store: "TokenStore",
+    folder: Path,
+    settings: dict[str, Any],
+    report: Any,
+) -> "IndexHeader":
+    from lucida.errors import FeatureError
+    from lucida.features.build.jobs import IndexJob, merge_shards
+    from lucida.features.build.ray_engine import index_with_ray
+
+    if dictionary is None:
+        raise FeatureError(
+            f"no dictionary is shipped for {options['model']}, and --ray does not index neurons; give --dictionaries"
+        )
+    job = IndexJob(
+        options["model"], options["dictionaries"] or dictionary.name, str(store.folder), f"{folder}.parts",
+        options["parts"] or 4 * options["workers"], options["dtype"], options["device"], 1, settings,
+    )  # fmt: skip
+    index_with_ray(job, workers=options["workers"], address=options["ray_address"], progress=report)
+    return merge_shards(job, folder, model=model, progress=report)
+
+
+def _parts(options: dict[str, Any], dictionary: Any) -> list[Path]:
+    """The folders to merge. Raises FeatureError when one is not there, or the first is of another dictionary."""
+    from lucida.errors import FeatureError
+    from lucida.features.header import HEADER, IndexHeader
+    from lucida.features.index import FeatureIndex
+
+    count = options["parts"]
+    parts = [_part(options["out"], index, count) for index in range(count)]
+    if missing := [index for index, part in enumerate(parts) if not (part / HEADER).is_file()]:
+        shown = ", ".join(f"{index}/{count}" for index in missing[:8]) + (" ..." if len(missing) > 8 else "")
+        raise FeatureError(
+            f"{parts[0].parent} lacks {len(missing)} of {count} parts; index them first: --shard {shown}"
+        )
+    FeatureIndex(parts[0], IndexHeader.open(parts[0])).check(dictionary)
+    return parts
 
 
 def _part(out: Path, index: int, count: int) -> Path:

@@ -1,5 +1,6 @@
 """Files as streams of text: plain, gzip or zstd, and a clear word when one is not text or ends early."""
 
+import codecs
 import csv
 import gzip
 import hashlib
@@ -102,20 +103,47 @@ def _readable(file: TextFile) -> Iterator[None]:
     except (gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{file.name} is damaged or not gzip; copy or download it again") from error
     except UnicodeDecodeError as error:
-        found = f"byte 0x{error.object[error.start]:02x}"
-        raise DataError(f"{file.name} is not UTF-8 text ({found}); leave it out, or convert it to UTF-8") from error
+        raise DataError(
+            f"{file.name} is not UTF-8 text ({_broken_at(file)}); leave it out, or convert it to UTF-8"
+        ) from error
     except OSError as error:
         raise DataError(f"cannot read {file.name}: {error.strerror or error}") from error
 
 
+def _broken_at(file: TextFile) -> str:
+    """Where the first byte stands that is not UTF-8, by reading the file once more."""
+    decoder, done, lines = codecs.getincrementaldecoder("utf-8")(), 0, 0
+    with _unpacked(file) as raw:
+        while True:
+            chunk = raw.read(_CHUNK)
+            try:
+                decoder.decode(chunk, final=not chunk)
+            except UnicodeDecodeError as error:
+                # The decoder kept the beginning of a character that the chunk before ended in.
+                before = error.object[: error.start]
+                number = done - (len(error.object) - len(chunk)) + error.start
+                line = lines + before.count(b"\n") + 1
+                return f"byte 0x{error.object[error.start]:02x} at {number:,}, line {line:,}"
+            if not chunk:
+                return "it changed while it was read"
+            done, lines = done + len(chunk), lines + chunk.count(b"\n")
+
+
+@contextmanager
+def _unpacked(file: TextFile) -> Iterator[Any]:
+    """The bytes of a file, uncompressed."""
+    with file.open() as packed:
+        if file.name.lower().endswith(".gz"):
+            yield gzip.GzipFile(fileobj=packed)
+        elif file.name.lower().endswith(".zst"):
+            yield io.BufferedReader(_Zstandard(packed, file.name), _CHUNK)
+        else:
+            yield packed
+
+
 @contextmanager
 def _decoded(file: TextFile) -> Iterator[io.TextIOWrapper]:
-    with file.open() as packed:
-        raw: Any = packed
-        if file.name.lower().endswith(".gz"):
-            raw = gzip.GzipFile(fileobj=packed)
-        elif file.name.lower().endswith(".zst"):
-            raw = io.BufferedReader(_Zstandard(packed, file.name), _CHUNK)
+    with _unpacked(file) as raw:
         # Line ends stay as they are inside records of CSV.
         newline = "" if file.kind == "csv" else None
         with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="strict", newline=newline) as lines:

@@ -9,6 +9,8 @@ import hashlib
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,6 +23,10 @@ from lucida.models.model import Model
 from lucida.progress import Progress
 
 _BATCH = 512
+_BATCH_CHARACTERS = 1 << 21
+LONGEST = 1 << 20
+"""A tokenizer needs up to 150 bytes of memory for a character: longer documents go through it in pieces, cut at a line
+end or space, and no more than some millions of characters at a time."""
 _MANY = 4.5
 """Characters per token before any were seen: rather many, so that one round is mostly enough."""
 
@@ -114,23 +120,44 @@ def _documents_of(source: TextSource, seen: Survey, start: int, stop: int) -> It
 def _token_ids(
     documents: Iterable[tuple[int, str]], model: Model, separator: int | None
 ) -> Iterator[tuple[int, NDArray[np.uint32]]]:
-    batch: list[tuple[int, str]] = []
+    """Rank and tokens of each document."""
+    end = np.array([] if separator is None else [separator], dtype=np.uint32)
+    for rank, pieces in groupby(_tokenised(documents, model), key=itemgetter(0)):
+        ids = np.concatenate([each for _, each in pieces])
+        yield rank, np.concatenate([ids, end]) if len(ids) else ids
 
-    def encoded() -> Iterator[tuple[int, NDArray[np.uint32]]]:
-        if not batch:
-            return
+
+def _tokenised(documents: Iterable[tuple[int, str]], model: Model) -> Iterator[tuple[int, NDArray[np.uint32]]]:
+    """Rank and tokens of each piece of each document."""
+    pieces = ((rank, piece) for rank, text in documents for piece in pieces_of(text))
+    while batch := _next_batch(pieces):
         texts = [text for _, text in batch]
         found = model.tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)
-        end = [] if separator is None else [separator]
         for (rank, _), ids in zip(batch, found["input_ids"], strict=True):
-            yield rank, np.array([*ids, *end] if ids else [], dtype=np.uint32)
-        batch.clear()
+            yield rank, np.array(ids, dtype=np.uint32)
 
-    for document in documents:
-        batch.append(document)
-        if len(batch) == _BATCH:
-            yield from encoded()
-    yield from encoded()
+
+def _next_batch(pieces: Iterator[tuple[int, str]]) -> list[tuple[int, str]]:
+    batch, characters = [], 0
+    for piece in pieces:
+        batch.append(piece)
+        characters += len(piece[1])
+        if len(batch) == _BATCH or characters >= _BATCH_CHARACTERS:
+            break
+    return batch
+
+
+def pieces_of(text: str) -> Iterator[str]:
+    """A text cut behind the last line end, or else space, of every LONGEST characters; most are one piece."""
+    start = 0
+    while len(text) - start > LONGEST:
+        stop = start + LONGEST
+        cut = text.rfind("\n", start, stop)
+        cut = text.rfind(" ", start, stop) if cut < 0 else cut
+        stop = cut + 1 if cut >= 0 else stop
+        yield text[start:stop]
+        start = stop
+    yield text[start:]
 
 
 def _append(file: BinaryIO, ids: NDArray[np.uint32]) -> None:

@@ -6,7 +6,7 @@ what the local replacement model of a prompt looks like.
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as functional
@@ -124,6 +124,11 @@ class NeuronBasis:
         self.model, self.threshold, self.name = model, threshold, name
         self.layers = self.targets = tuple(range(model.n_layers))
         self.scales = (1.0,) * model.n_layers if scales is None else tuple(scales)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Threshold and scales: ``NeuronBasis(model, **settings)`` has the same neurons active."""
+        return {"threshold": self.threshold, "scales": list(self.scales)}
 
     @cached_property
     def _per_activation(self) -> list[Float[Tensor, " neuron"]]:

@@ -57,7 +57,7 @@ class IndexHeader:
         """What decides the numbers of an index, however it was divided."""
         names = ("model", "dictionary", "dictionary_digest", "corpus_fingerprint", "tokenizer", "context", "k")
         found = {name: getattr(self, name) for name in (*names, "samples", "window", "sampled_places")}
-        settings = {name: self.settings.get(name) for name in ("rows_at_once", "dtype")}
+        settings = {name: self.settings.get(name) for name in ("rows_at_once", "dtype", "units")}
         return found | {"n_features": tuple(self.n_features)} | settings
 
     @property

@@ -103,10 +103,17 @@ class FeatureIndex:
     def open(cls, folder: str | Path, *, check: bool = False) -> "FeatureIndex":
         """The index in `folder`, its files held against their recorded sizes (with `check` their sha256 too).
 
-        Raises FeatureError when the folder is no index, or a file of it is missing, cut short or altered.
+        Raises FeatureError when the folder is no index, one that is not finished, or a file of it is missing, cut
+        short or altered.
         """
         folder = Path(folder).expanduser()
         header = IndexHeader.open(folder)
+        if not header.complete:
+            done, wanted = header.tiles
+            raise FeatureError(
+                f"the index {folder} is unfinished: it has seen {done:,} of {wanted:,} blocks of its text; give the "
+                "lucida index command that made it once more, and it goes on from there"
+            )
         for name in sorted({*NEEDED, *(name for name in header.files if not name.startswith("labels/"))}):
             path, record = folder / name, header.files.get(name)
             found = path.stat().st_size if path.is_file() else None

@@ -103,12 +103,14 @@ ROW_GROUP = 2048
 """Rows that are read together: a card needs one feature's, so groups are small."""
 
 
-def write_table(path: Path, columns: dict[str, Any] | pa.Table, schema: pa.Schema) -> None:
+def write_table(
+    path: Path, columns: dict[str, Any] | pa.Table, schema: pa.Schema, *, row_group: int = ROW_GROUP
+) -> None:
     """Write columns (or a table) as one Parquet file, whole or not at all. Raises SaveError when the disk is full."""
     table = pa.table(columns, schema=schema) if isinstance(columns, dict) else columns.cast(schema)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=ROW_GROUP, write_statistics=True)
+        pq.write_table(table, temporary, compression="zstd", row_group_size=row_group, write_statistics=True)
 
 
 def write_batches(path: Path, batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> None:

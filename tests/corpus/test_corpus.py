@@ -414,6 +414,22 @@ def test_progress_ends_each_stage(tmp_path: Path, model: Model) -> None:
         assert last["tokenising"] == ((40, 40) if wanted is None else (500, 500))
 
 
+def test_a_long_document_goes_through_the_tokenizer_in_pieces(
+    tmp_path: Path, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(as_jsonl(TEXTS, "text"))
+    whole = documents(open_corpus(str(path), model))
+    monkeypatch.setattr(tokenise, "LONGEST", 20)
+    monkeypatch.setattr(tokenise, "_BATCH_CHARACTERS", 50)
+    monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path / "other"))
+    assert documents(open_corpus(str(path), model)) == whole
+    assert list(tokenise.pieces_of("one two\nthree four five six seven")) == [
+        "one two\n", "three four five six ", "seven"
+    ]  # fmt: skip
+    assert [len(piece) for piece in tokenise.pieces_of("x" * 45)] == [20, 20, 5]
+
+
 def test_half_a_surrogate_pair_is_no_reason_to_stop(tmp_path: Path, model: Model) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"text": "a\\ud800b"}\n')
@@ -428,8 +444,9 @@ BAD: dict[str, tuple[str, Callable[[], bytes], str]] = {
     "an empty file": ("a.txt", lambda: b"", "is empty"),
     "only blanks": ("a.txt", lambda: b" \n\t\n", "is empty"),
     "zero bytes": ("a.txt", lambda: b"text\0text", "not text: it has zero bytes"),
-    "latin-1": ("a.txt", lambda: "caf\xe9".encode("latin-1"), "not UTF-8 text .byte 0xe9"),
-    "latin-1 records": ("a.jsonl", lambda: b'{"text": "caf\xe9"}\n', "not UTF-8 text"),
+    "latin-1": ("a.txt", lambda: "caf\xe9".encode("latin-1"), "not UTF-8 text .byte 0xe9 at 3, line 1"),
+    "latin-1 records": ("a.jsonl", lambda: b'{"text": "a"}\n{"text": "caf\xe9"}\n', ".byte 0xe9 at 27, line 2"),
+    "latin-1 in gzip": ("a.jsonl.gz", lambda: gzip.compress(b'{"text": "caf\xe9"}\n'), ".byte 0xe9 at 13, line 1"),
     "a cut gzip": ("a.jsonl.gz", lambda: gzip.compress(GOOD_JSONL)[:-20], "ends early"),
     "a damaged gzip": ("a.jsonl.gz", lambda: gzip.compress(GOOD_JSONL)[:60] + b"garbage" * 20, "damaged or not gzip"),
     "no gzip": ("a.txt.gz", lambda: b"plain text", "damaged or not gzip"),

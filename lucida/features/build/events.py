@@ -1,7 +1,7 @@
 """The active features of one tile after the other: the model and every encoder run once."""
 
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from torch import Tensor
 from lucida.dictionaries import Dictionary, SparseActivations, check_fits
 from lucida.dictionaries.encoding import entries_above
 from lucida.errors import DictionaryError
-from lucida.features.space import FeatureSpace
 from lucida.features.build.state import Events
 from lucida.features.build.tiles import Tile, Tiles
+from lucida.features.space import FeatureSpace
 from lucida.models.model import Model
 from lucida.models.sinks import Sinks, find_sinks
 from lucida.models.taps import MLPCall, run
@@ -26,6 +26,11 @@ class Units(Protocol):
     name: str
     reads_at: str
     layers: tuple[int, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides which units are active besides the model and `name`, as plain words for an index's header."""
+        ...
 
     def n_features(self, layer: int) -> int:
         """How many units read at `layer`."""
@@ -51,6 +56,11 @@ class DictionaryUnits:
         self.reads_at = "mlp_in" if layer_norm else dictionary.reads_at
         self.in_bfloat16 = model.dtype == torch.bfloat16 and dictionary.activation != "topk"
         self._halves: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Nothing: the fingerprint of a dictionary says it all."""
+        return {}
 
     def n_features(self, layer: int) -> int:
         """How many features read at `layer`."""
@@ -80,6 +90,11 @@ class DictionaryUnits:
             bound = (threshold.clamp_min(0) - bias).to(torch.bfloat16)
             self._halves[layer] = weights.encoder.to(torch.bfloat16).T, bias, bound
         return self._halves[layer]
+
+
+def units_of(model: Model, features: Dictionary | Units) -> Units:
+    """A dictionary as units of this model; units are such already. Raises DictionaryError for one of another shape."""
+    return DictionaryUnits(model, features) if isinstance(features, Dictionary) else features
 
 
 def space_of(units: Units, n_layers: int) -> FeatureSpace:
@@ -121,11 +136,9 @@ class EventReader:
         active = self.units.encode(layer, x)
         cell, feature = active.position.cpu().numpy(), active.feature.cpu().numpy()
         value = active.activation.float().abs().cpu().numpy()
-        dense = np.zeros((active.n_positions, active.n_features), np.float32)
         kept = counted[cell]
         # A place that does not count shows nothing in the windows of others either.
         cell, feature, value = cell[kept], feature[kept], value[kept]
-        dense[cell, feature] = value
         first = self.space.offsets[layer]
         places, document = tile.places.reshape(-1), tile.document.reshape(-1)
-        return Events(feature + first, value, places[cell], document[cell], cell, dense, first, self.tiles.context)
+        return Events(feature + first, value, places[cell], document[cell], cell, first, self.tiles.context)

@@ -1,6 +1,6 @@
 """A shard of an index as a job that any scheduler can run: a few plain words say everything, a folder takes the result.
 
-A `Worker` is what ``lucida index --shard i/n`` runs, and what every Ray actor runs (`lucida.features.build.ray_engine`).
+A `Worker` is what ``lucida index --shard i/n`` runs, and what every Ray actor runs (`ray_engine`).
 Results may go to any file system that fsspec knows (``s3://bucket/index``, ``gs://...``); a path is one of them.
 """
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from lucida.corpus import TokenStore
 from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
-from lucida.features.build.events import DictionaryUnits, EventReader, Units
-from lucida.features.header import HEADER, IndexHeader
+from lucida.features.build.events import EventReader, Units, units_of
 from lucida.features.build.persist import load_state, save_state
+from lucida.features.build.place import check_place, differences, found_index, recover
 from lucida.features.build.state import IndexState, Limits, draw_of_share
 from lucida.features.build.tiles import Tiles
+from lucida.features.header import IndexHeader
 from lucida.models.model import Model
 from lucida.progress import Progress, silent
 
@@ -49,14 +50,14 @@ def build_index(
     activation, `window` tokens around each, and the sets of features active at `sampled_places` places. A folder
     with an unfinished index of the same things is resumed, a finished one is left as it is.
 
-    Raises FeatureError when `folder` holds something else, SaveError when the disk is full, DictionaryError when the
-    dictionary is not of this model's shape.
+    Raises FeatureError when `folder` holds something else, SaveError when it cannot be written or the disk is full,
+    DictionaryError when the dictionary is not of this model's shape or its activations are not finite.
     """
     progress, folder = progress or silent, Path(folder)
-    if isinstance(units, Dictionary):
-        digest, units = units.source.fingerprint, DictionaryUnits(model, units)
-    else:
-        digest = ""
+    check_place(folder)
+    recover(folder)
+    digest = units.source.fingerprint if isinstance(units, Dictionary) else ""
+    units = units_of(model, units)
     tiles = Tiles(store, min(context, model.context))
     numbers = tiles.shard(*shard)
     reader = EventReader(model, units, tiles)
@@ -75,11 +76,16 @@ def build_index(
         sampled_places=sampled_places,
         n_places=0,
         n_documents=store.n_documents,
-        settings={"rows_at_once": tiles.n_rows_at_once, "dtype": str(model.dtype), "tiles": len(numbers)},
+        settings={
+            "rows_at_once": tiles.n_rows_at_once,
+            "dtype": str(model.dtype),
+            "tiles": len(numbers),
+            **({"units": units.settings} if units.settings else {}),
+        },
         shard=shard,
     )
     limits = limits_of(header, store.n_tokens)
-    found = _found(folder, header)
+    found = found_index(folder, header)
     if found is not None and found.complete:
         return found
     state = IndexState(len(reader.space), limits) if found is None else load_state(folder, found, limits)
@@ -105,9 +111,12 @@ def merge_indexes(
 ) -> IndexHeader:
     """Join the shards of an index, in any order; the result equals that of one process to the bit.
 
-    Raises FeatureError when one is missing, there twice, unfinished, damaged, or of another index.
+    Raises FeatureError when one is missing, there twice, unfinished, damaged, or of another index, or when `out` holds
+    something else; SaveError when it cannot be written.
     """
-    progress = progress or silent
+    progress, out = progress or silent, Path(out)
+    check_place(out)
+    recover(out)
     headers = [IndexHeader.open(folder) for folder in folders]
     if not headers:
         raise FeatureError("no shard was given; name the folders that the shards were written to")
@@ -116,6 +125,9 @@ def merge_indexes(
         raise FeatureError(
             f"the shards are of another text than {store.header.name}; give the corpus they were made of"
         )
+    settings = headers[0].settings | {"tiles": sum(header.tiles[1] for header in headers)}
+    merged = replace(headers[0], shard=(0, 1), settings=settings)
+    found_index(out, merged)
     limits = limits_of(headers[0], store.n_tokens)
     state: IndexState | None = None
     for done, (folder, header) in enumerate(zip(folders, headers, strict=True)):
@@ -128,9 +140,7 @@ def merge_indexes(
             state.tiles_done += part.tiles_done
     assert state is not None
     progress("merging shards", len(headers), len(headers))
-    settings = headers[0].settings | {"tiles": sum(header.tiles[1] for header in headers)}
-    header = replace(headers[0], shard=(0, 1), settings=settings)
-    return save_state(state, header, store, Path(out), model=model)
+    return save_state(state, merged, store, out, model=model)
 
 
 def limits_of(header: IndexHeader, n_tokens: int) -> Limits:
@@ -145,30 +155,17 @@ def _tokens(numbers: range, tiles: Tiles) -> int:
     return len(numbers) * tiles.width * tiles.n_rows_at_once
 
 
-def _found(folder: Path, header: IndexHeader) -> IndexHeader | None:
-    """The header of this index in `folder`; None where there is nothing yet."""
-    if not folder.exists() or not any(folder.iterdir()):
-        return None
-    if not (folder / HEADER).exists():
-        raise FeatureError(f"{folder} is there and is not a feature index; choose another folder")
-    found = IndexHeader.open(folder)
-    differences = [
-        f"{name}: {value!r}, now {header.identity[name]!r}"
-        for name, value in found.identity.items()
-        if value != header.identity[name]
-    ]
-    if differences or found.shard != header.shard or found.tiles[1] != header.tiles[1]:
-        what = "; ".join(differences) or f"shard: {found.shard}, now {header.shard}"
-        raise FeatureError(f"{folder} holds another index ({what}); choose another folder or delete it")
-    return found
-
-
 def _check_shards(folders: Sequence[str | Path], headers: Sequence[IndexHeader]) -> None:
     first, count = headers[0], headers[0].shard[1]
     seen: dict[int, str | Path] = {}
     for folder, header in zip(folders, headers, strict=True):
-        if header.identity != first.identity or header.shard[1] != count:
-            raise FeatureError(f"{folder} is a part of another index than {folders[0]}; merge parts of one index")
+        different = differences(first, header)
+        if not different and header.shard[1] != count:
+            different = f"parts: {count}, now {header.shard[1]}"
+        if different:
+            raise FeatureError(
+                f"{folder} is a part of another index than {folders[0]} ({different}); merge parts of one index"
+            )
         if not header.complete:
             done, wanted = header.tiles
             raise FeatureError(f"{folder} is unfinished ({done:,} of {wanted:,} tiles); run its shard again first")

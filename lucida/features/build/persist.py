@@ -7,16 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lucida.atomic import replacing
 from lucida.corpus import TokenStore
 from lucida.errors import FeatureError
 from lucida.features.build.examples import Examples
-from lucida.features.header import IndexHeader, record_files
 from lucida.features.build.numbers import OCTAVES, UNIT
-from lucida.features.space import FeatureSpace, numbers_of
 from lucida.features.build.state import IndexState, Limits
+from lucida.features.header import IndexHeader, record_files
+from lucida.features.labels import read_labels, write_labels
+from lucida.features.space import FeatureSpace, numbers_of
 from lucida.features.tables import (
     ACTIVE,
     BINS_PER_OCTAVE,
@@ -44,6 +46,8 @@ def save_state(
 ) -> IndexHeader:
     """Write an index; the folder appears whole or not at all. With `model` its vocabulary is written too.
 
+    Labels by people and by language models that the folder already has are kept.
+
     Raises SaveError when the disk is full.
     """
     state.settle()
@@ -53,11 +57,15 @@ def save_state(
         place, number, value = state.active_sets()
         layer, feature = header.space.layer_and_feature(number)
         columns = {"position": place, "layer": layer, "feature": feature, "value": value}
-        write_table(temporary / "active.parquet", _typed(columns, ACTIVE), ACTIVE)
+        # It is always read whole: large groups are a third of the work.
+        write_table(temporary / "active.parquet", _typed(columns, ACTIVE), ACTIVE, row_group=1 << 17)
         if model is not None:
             texts = [model.token_text(token) for token in range(model.d_vocab)]
             write_table(temporary / "vocabulary.parquet", {"token": range(model.d_vocab), "text": texts}, VOCABULARY)
         names = [path.name for path in sorted(temporary.iterdir())]
+        for kind in ("human", "llm"):
+            if labels := read_labels(folder, kind):
+                write_labels(temporary, kind, labels)
         settings = header.settings | {"tiles_done": state.tiles_done}
         header = replace(
             header,
@@ -75,9 +83,11 @@ def load_state(folder: Path, header: IndexHeader, limits: Limits) -> IndexState:
     for name in TABLES:
         path, record = folder / name, header.files.get(name)
         if record is None or not path.is_file() or path.stat().st_size != record.size:
-            raise FeatureError(f"{path} is missing or cut short; delete {folder} and index its shard again")
+            raise FeatureError(f"{path} is missing or cut short; delete {folder}, index it again")
         if sha256_of(path) != record.sha256:
-            raise FeatureError(f"{path} is damaged: its sha256 is not the recorded one; index its shard again")
+            raise FeatureError(
+                f"{path} is damaged: its sha256 is not the recorded one; delete {folder}, index it again"
+            )
     state = IndexState(len(header.space), limits, header.n_places, int(header.settings["tiles_done"]))
     stats = read_table(folder / "stats.parquet", STATS)
     for name in ("count", "total", "maximum", "last"):
@@ -166,19 +176,28 @@ def _rank_of(group: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _load_examples(path: Path, header: IndexHeader, limits: Limits) -> tuple[Examples, Examples]:
-    table = read_table(path, EXAMPLES)
-    number = numbers_of(header.space, table["layer"].to_numpy(), table["feature"].to_numpy())
-    is_sample = table["kind"].to_numpy(zero_copy_only=False) == SAMPLE
-    lists = table["activations"].combine_chunks()
-    offsets = lists.offsets.to_numpy()
-    entry = np.repeat(np.arange(len(table)), np.diff(offsets))
-    column = np.arange(len(entry)) - (offsets[:-1] - offsets[0])[entry] - table["peak"].to_numpy()[entry]
-    window = np.zeros((len(table), 2 * limits.radius + 1), np.float16)
-    window[entry, column + limits.radius] = lists.flatten().to_numpy()
-    band = table["band"].to_numpy().astype(np.int64) - FIRST_OCTAVE
-    group = np.where(is_sample, number * OCTAVES + band, number)
+    """Top examples and samples; some thousands at a time, as what is computed on the way is larger than they are."""
+    top, sample = [Examples.none(limits.radius)], [Examples.none(limits.radius)]
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(CHUNK, columns=EXAMPLES.names):
+            every, is_sample = _examples_of(batch, header, limits.radius)
+            top.append(every[~is_sample])
+            sample.append(every[is_sample])
+    return Examples.joined(top), Examples.joined(sample)
+
+
+def _examples_of(rows: pa.RecordBatch, header: IndexHeader, radius: int) -> tuple[Examples, NDArray[np.bool_]]:
+    """Rows of examples.parquet, and which of them are samples."""
+    number = numbers_of(header.space, rows["layer"].to_numpy(), rows["feature"].to_numpy())
+    is_sample = rows["kind"].to_numpy(zero_copy_only=False) == SAMPLE
+    offsets = rows["activations"].offsets.to_numpy()
+    entry = np.repeat(np.arange(len(rows)), np.diff(offsets))
+    column = np.arange(len(entry)) - (offsets[:-1] - offsets[0])[entry] - rows["peak"].to_numpy()[entry]
+    window = np.zeros((len(rows), 2 * radius + 1), np.float16)
+    window[entry, column + radius] = rows["activations"].flatten().to_numpy()
+    band = rows["band"].to_numpy().astype(np.int64) - FIRST_OCTAVE
     every = Examples(
-        group, table["value"].to_numpy(), table["position"].to_numpy(), table["document"].to_numpy(),
-        table["priority"].to_numpy(), window,
+        np.where(is_sample, number * OCTAVES + band, number), rows["value"].to_numpy(), rows["position"].to_numpy(),
+        rows["document"].to_numpy(), rows["priority"].to_numpy(), window,
     )  # fmt: skip
-    return every[~is_sample], every[is_sample]
+    return every, is_sample

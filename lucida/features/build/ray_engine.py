@@ -10,7 +10,7 @@ from lucida.progress import Progress, silent
 
 
 class ShardActor:
-    """What Ray Data keeps alive on every worker: a `lucida.features.build.jobs.Worker`, made when the first shard comes."""
+    """What Ray Data keeps alive on every worker: a `jobs.Worker`, made when the first shard comes."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.job, self.worker = job, None

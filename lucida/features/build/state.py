@@ -17,10 +17,14 @@ from lucida.features.build.examples import (
     least_kept,
 )
 from lucida.features.build.numbers import OCTAVES, histogram_bins, priorities, whole
+from lucida.features.build.windows import Cut, Windows
 from lucida.features.tables import BINS_PER_OCTAVE, HISTOGRAM_BINS
 
 PENDING = 400_000
 """Admitted examples that wait before they are merged with those that are kept."""
+BATCH_AS_EXAMPLES = 10
+"""What a batch of waiting examples takes beside them, in examples: six arrays, however short. Late in a corpus a batch
+holds few, and without this 400,000 batches could wait."""
 HISTOGRAM_EVENTS = 1 << 23
 """Events that wait before they are counted into histograms."""
 
@@ -39,8 +43,8 @@ class Limits:
 
 @dataclass(frozen=True, eq=False)
 class Events:
-    """The active features of one layer in one tile: number of the feature, activation, place, document, and the row
-    and column of the tile; ordered by place.
+    """The active features of one layer in one tile: number of the feature (`first_number` is the layer's first),
+    activation, place, document, and cell: row of the tile times `context` plus column; ordered by cell.
     """
 
     number: NDArray[np.int64]
@@ -48,8 +52,6 @@ class Events:
     place: NDArray[np.int64]
     document: NDArray[np.int64]
     cell: NDArray[np.int64]
-    dense: NDArray[np.float32]
-    """[cell, feature]: all activations of the layer, from which windows are cut."""
     first_number: int
     context: int
 
@@ -82,9 +84,12 @@ class IndexState:
         self.first, self.last = np.full(n, np.iinfo(np.int64).max), np.full(n, -1, np.int64)
         self.histogram = np.zeros((n, HISTOGRAM_BINS), np.int64)
         self.top, self.sample = Examples.none(self.limits.radius), Examples.none(self.limits.radius)
+        self._windows = Windows(self.limits.radius)
         self._pending_top: list[Examples] = []
         self._pending_sample: list[Examples] = []
         self._bins: list[NDArray[np.int64]] = []
+        # Counted as they come: asking every batch for its length would take longer with every batch that waits.
+        self._n_pending, self._n_bins = 0, 0
         self._find_thresholds()
 
     def add(self, events: Events) -> None:
@@ -101,10 +106,12 @@ class IndexState:
         np.maximum.at(self.last, number, events.place)
         bins = histogram_bins(value)
         self._bins.append(number * HISTOGRAM_BINS + bins)
-        if sum(map(len, self._bins)) > HISTOGRAM_EVENTS:
+        self._n_bins += len(number)
+        if self._n_bins > HISTOGRAM_EVENTS:
             self._count_bins()
-        self._admit_top(events)
-        self._admit_sample(events, number * OCTAVES + bins // BINS_PER_OCTAVE)
+        with self._windows.of(number - events.first_number, events.cell, value, events.context) as cut:
+            self._admit_top(events, cut)
+            self._admit_sample(events, number * OCTAVES + bins // BINS_PER_OCTAVE, cut)
         self._keep_active(events)
 
     def settle(self) -> None:
@@ -114,7 +121,7 @@ class IndexState:
             self.top = keep_top(Examples.joined([self.top, *self._pending_top]), self.limits.k)
         if self._pending_sample:
             self.sample = keep_sample(Examples.joined([self.sample, *self._pending_sample]), self.limits.samples)
-        self._pending_top, self._pending_sample = [], []
+        self._pending_top, self._pending_sample, self._n_pending = [], [], 0
         self._find_thresholds()
 
     def merge(self, other: "IndexState") -> None:
@@ -151,22 +158,22 @@ class IndexState:
             counted = np.bincount(bins - low * HISTOGRAM_BINS)
             flat = self.histogram.reshape(-1)[low * HISTOGRAM_BINS :]
             flat[: len(counted)] += counted
-        self._bins = []
+        self._bins, self._n_bins = [], 0
 
-    def _admit_top(self, events: Events) -> None:
+    def _admit_top(self, events: Events, cut: Cut) -> None:
         """Events that may be among the strongest; most are not, once a feature has been seen often."""
         which = np.flatnonzero(events.value >= self._least[events.number])
         if len(which) == 0:
             return
         best = best_of_documents(events.number[which], events.value[which], events.place[which], events.document[which])
-        no_draw = np.zeros(len(events.number), np.uint64)
-        self._wait(self._pending_top, events, which[best], events.number, no_draw)
+        which = which[best]
+        self._wait(self._pending_top, events, which, events.number[which], np.zeros(len(which), np.uint64), cut)
 
-    def _admit_sample(self, events: Events, group: NDArray[np.int64]) -> None:
+    def _admit_sample(self, events: Events, group: NDArray[np.int64], cut: Cut) -> None:
         draw = priorities(events.place, events.number)
         which = np.flatnonzero(draw <= self._highest[group])
         if len(which):
-            self._wait(self._pending_sample, events, which, group, draw)
+            self._wait(self._pending_sample, events, which, group[which], draw[which], cut)
 
     def _wait(
         self,
@@ -175,30 +182,19 @@ class IndexState:
         which: NDArray[np.int64],
         group: NDArray[np.int64],
         draw: NDArray[np.uint64],
+        cut: Cut,
     ) -> None:
-        windows = cut_windows(events, which, self.limits.radius)
-        pending.append(
-            Examples(
-                group[which], events.value[which], events.place[which], events.document[which], draw[which], windows
-            )
-        )
-        if sum(map(len, self._pending_top)) + sum(map(len, self._pending_sample)) > PENDING:
+        """Let the events at `which` wait; `group` and `draw` are theirs."""
+        value, place, document = events.value[which], events.place[which], events.document[which]
+        pending.append(Examples(group, value, place, document, draw, cut(which)))
+        self._n_pending += len(which) + BATCH_AS_EXAMPLES
+        if self._n_pending > PENDING:
             self.settle()
 
     def _keep_active(self, events: Events) -> None:
         chosen = place_draws(events.place) <= self.limits.place_draw
         if chosen.any():
             self.active.append((events.place[chosen], events.number[chosen], events.value[chosen]))
-
-
-def cut_windows(events: Events, which: NDArray[np.int64], radius: int) -> NDArray[np.float16]:
-    """The activations of each chosen event's feature around it [event, 2 radius + 1], 0 beyond the row."""
-    cells = events.cell[which][:, None] + np.arange(-radius, radius + 1)
-    row = events.cell[which][:, None] // events.context
-    inside = (cells >= row * events.context) & (cells < (row + 1) * events.context)
-    feature = (events.number[which] - events.first_number)[:, None]
-    values = events.dense[np.where(inside, cells, 0), feature]
-    return np.where(inside, np.minimum(values, np.finfo(np.float16).max), 0).astype(np.float16)
 
 
 def place_draws(places: NDArray[np.int64]) -> NDArray[np.uint64]:

@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
+from lucida.features.build.events import Units, space_of
 from lucida.features.reading.rank_test import adjusted, mann_whitney
-from lucida.features.reading.read_text import read_text
+from lucida.features.reading.read_text import read_text, sparse_units
 from lucida.features.space import FeatureSpace
 from lucida.models.model import Model
 from lucida.progress import Progress, silent
@@ -74,7 +75,7 @@ class Contrast:
 
 def contrast(
     model: Model,
-    dictionary: Dictionary | None,
+    features: Dictionary | Units | None,
     with_texts: Sequence[str | Sequence[int]],
     without_texts: Sequence[str | Sequence[int]],
     *,
@@ -90,10 +91,9 @@ def contrast(
     with_texts, without_texts = _checked(with_texts, without_texts)
     texts = [*with_texts, *without_texts]
     is_with = np.arange(len(texts)) < len(with_texts)
-    if dictionary is None:
-        raise FeatureError("the model's own neurons are never off, so none stands out; give a dictionary of features")
-    space = FeatureSpace.of(dictionary)
-    numbers, values, lengths = _largest(model, dictionary, space, texts, progress)
+    units = sparse_units(model, features)
+    space = space_of(units, model.n_layers)
+    numbers, values, lengths = _largest(model, units, space, texts, progress)
     n_fired = len(numbers)
     kept = (values > 0).sum(0) >= min(len(with_texts), len(without_texts)) / 2
     numbers, values = numbers[kept], values[:, kept]
@@ -101,14 +101,14 @@ def contrast(
     q = adjusted(test.p)
     gap = np.abs(values[is_with].mean(0) - values[~is_with].mean(0)) / np.maximum(values.max(0, initial=0.0), 1e-12)
     order = np.lexsort((numbers, -gap, -np.abs(test.auc - 0.5), test.p))
-    layers, features = space.layer_and_feature(numbers)
+    layers, within = space.layer_and_feature(numbers)
     found = []
     for i in order.tolist():
         inside, outside = values[is_with, i], values[~is_with, i]
         auc, threshold = float(test.auc[i]), best_threshold(inside, outside, above=bool(test.auc[i] >= 0.5))
         shares = (float((inside > 0).mean()), float((outside > 0).mean()))
         means = (float(inside.mean()), float(outside.mean()))
-        place = (int(layers[i]), int(features[i]))
+        place = (int(layers[i]), int(within[i]))
         found.append(Separation(*place, auc, float(test.p[i]), float(q[i]), *shares, *means, threshold))
     notes = _warnings(lengths, is_with, test.smallest_p, len(numbers))
     n_with, n_without = len(with_texts), len(without_texts)
@@ -154,7 +154,7 @@ class PrecisionRecall:
 
 def precision_recall(
     model: Model,
-    dictionary: Dictionary | None,
+    features: Dictionary | Units | None,
     layer: int,
     feature: int,
     with_texts: Sequence[str | Sequence[int]],
@@ -170,11 +170,10 @@ def precision_recall(
     if not threshold >= 0:
         raise FeatureError(f"the threshold {threshold} is not a number from 0; activations are positive")
     with_texts, without_texts = _checked(with_texts, without_texts)
-    if dictionary is None:
-        raise FeatureError("the model's own neurons are never off, so none stands out; give a dictionary of features")
-    space = FeatureSpace.of(dictionary)
+    units = sparse_units(model, features)
+    space = space_of(units, model.n_layers)
     number = space.number(layer, feature)
-    numbers, values, _ = _largest(model, dictionary, space, [*with_texts, *without_texts], progress)
+    numbers, values, _ = _largest(model, units, space, [*with_texts, *without_texts], progress)
     at = int(np.searchsorted(numbers, number))
     known = at < len(numbers) and numbers[at] == number
     exceeds = values[:, at] > threshold if known else np.zeros(len(values), dtype=bool)
@@ -224,14 +223,14 @@ def _checked(with_texts: Sequence, without_texts: Sequence) -> tuple[list, list]
 
 
 def _largest(
-    model: Model, dictionary: Dictionary, space: FeatureSpace, texts: list, progress: Progress
+    model: Model, units: Units, space: FeatureSpace, texts: list, progress: Progress
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Numbers of the features that fire in some text, their largest activation [text, feature], and text lengths."""
     found = []
     lengths = np.zeros(len(texts), dtype=np.int64)
     for i, text in enumerate(texts):
         progress("reading texts", i, len(texts))
-        reading = read_text(model, dictionary, text)
+        reading = read_text(model, units, text)
         lengths[i] = len(reading.prompt)
         found.append(reading.strongest(space))
     progress("reading texts", len(texts), len(texts))

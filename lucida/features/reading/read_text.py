@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from lucida.dictionaries import Dictionary
 from lucida.dictionaries.encoding import SparseActivations
 from lucida.errors import FeatureError, PromptError
-from lucida.features.build.events import DictionaryUnits
+from lucida.features.build.events import Units, units_of
 from lucida.features.space import FeatureSpace
 from lucida.models.model import Model, PromptLike
 from lucida.models.taps import MLPCall, run
@@ -39,19 +39,30 @@ class Reading:
         return np.concatenate(numbers), np.concatenate(values)
 
 
+def sparse_units(model: Model, features: Dictionary | Units | None) -> Units:
+    """What can be active or not: features of a dictionary, or units. Raises FeatureError for None: a model's own
+    neurons are never off, only those below a threshold are, and that an index of neurons knows.
+    """
+    if features is None:
+        raise FeatureError(
+            "the model's own neurons are never off, so none stands out; give features (a dictionary), or an index of "
+            "neurons (lucida index --dictionaries neurons), whose threshold says which count"
+        )
+    return units_of(model, features)
+
+
 @torch.no_grad()
-def read_text(model: Model, dictionary: Dictionary | None, text: PromptLike) -> Reading:
-    """Run the model on one text and encode what the features of every layer read.
+def read_text(model: Model, features: Dictionary | Units | None, text: PromptLike) -> Reading:
+    """Run the model on one text and encode what the features of every layer read; sizes of activations, as an index
+    has them.
 
     Raises PromptError for a text that the model cannot read or with nothing after its first token, DictionaryError
-    for a dictionary of another shape, FeatureError without one: a model's own neurons are never off.
+    for a dictionary of another shape, FeatureError without any features (`sparse_units`).
     """
-    if dictionary is None:
-        raise FeatureError("the model's own neurons are never off, so none stands out; give a dictionary of features")
+    units, found = sparse_units(model, features), dict[int, SparseActivations]()
     prompt = model.tokenize(text)
     if len(prompt) < 2:
         raise PromptError("the text is one token, and the first is never looked at; give a longer text")
-    units, found = DictionaryUnits(model, dictionary), dict[int, SparseActivations]()
 
     def visit(call: MLPCall) -> None:
         if call.at == "mlp_out" and call.layer in units.layers:
@@ -65,5 +76,9 @@ def read_text(model: Model, dictionary: Dictionary | None, text: PromptLike) -> 
 def _after_first(active: SparseActivations) -> SparseActivations:
     kept = active.position > 0
     return SparseActivations(
-        active.position[kept], active.feature[kept], active.activation[kept], active.n_positions, active.n_features
+        active.position[kept],
+        active.feature[kept],
+        active.activation[kept].abs(),
+        active.n_positions,
+        active.n_features,
     )

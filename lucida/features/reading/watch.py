@@ -7,6 +7,7 @@ import numpy as np
 
 from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
+from lucida.features.build.events import Units, space_of
 from lucida.features.index import FeatureIndex
 from lucida.features.reading.read_text import Reading, read_text
 from lucida.models.model import Model, PromptLike
@@ -94,7 +95,7 @@ class Watch:
 
 def watch(
     model: Model,
-    dictionary: Dictionary | None,
+    features: Dictionary | Units | None,
     text: PromptLike,
     index: FeatureIndex | None = None,
     *,
@@ -105,23 +106,32 @@ def watch(
 
     With an index features carry labels, and those active at more than the share `densest` of its places are left
     out; without one nothing is known of density and none is. Raises PromptError for a text that cannot be read,
-    FeatureError for an index of another dictionary, and without a dictionary.
+    FeatureError for an index of other features, and without any features.
     """
     if count < 1:
         raise FeatureError(f"{count} features of each token were asked for; ask for at least one")
     if index is not None:
-        index.check(dictionary)
-    reading = read_text(model, dictionary, text)
+        _check(index, model, features)
+    reading = read_text(model, features, text)
     places = _places(reading, index)
     tokens = []
     for position in range(1, len(reading.prompt)):
         found = places.at(position)
         is_dense = places.frequency[found] > densest if index is not None else np.zeros(len(found), dtype=bool)
         order = found[~is_dense][np.argsort(-places.strength[found[~is_dense]], kind="stable")][:count]
-        features = tuple(places.feature(int(i), index) for i in order)
-        shown = reading.prompt.strings[position]
-        tokens.append(WatchedToken(position, shown, features, len(found), int(is_dense.sum())))
+        shown = tuple(places.feature(int(i), index) for i in order)
+        text_there = reading.prompt.strings[position]
+        tokens.append(WatchedToken(position, text_there, shown, len(found), int(is_dense.sum())))
     return Watch(reading.prompt, tuple(tokens))
+
+
+def _check(index: FeatureIndex, model: Model, features: Dictionary | Units | None) -> None:
+    index.check(features if isinstance(features, Dictionary) else None)
+    if features is None or isinstance(features, Dictionary):
+        return
+    same = index.header.settings.get("units", {}) == features.settings
+    if not same or index.space != space_of(features, model.n_layers):
+        raise FeatureError(f"the index {index.folder} is of other neurons or another threshold; take those it names")
 
 
 @dataclass(frozen=True, eq=False)
