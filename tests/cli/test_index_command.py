@@ -140,10 +140,13 @@ def test_labels_by_people_outlive_a_merge_and_a_resume(tmp_path: Path) -> None:
 def test_killed_between_taking_the_old_away_and_putting_the_new_there(whole: Path, tmp_path: Path) -> None:
     scratch = tmp_path / ".i.abcdefgh"
     shutil.copytree(whole, scratch / "previous")
-    (tmp_path / ".i.other").mkdir()
+    for name in (".i.other", ".i.settings"):  # somebody else's: one by the form of its name, one by what is in it
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "letter.txt").write_text("dear")
     index(tmp_path / "i", "--bare")
     assert digest(tmp_path / "i") == digest(whole)
-    assert [path.name for path in tmp_path.iterdir()] == ["i"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".i.other", ".i.settings", "i"]
+    assert (tmp_path / ".i.settings" / "letter.txt").read_text() == "dear"
 
 
 def test_neurons_are_indexed_shown_and_watched_at_one_threshold(tmp_path: Path) -> None:

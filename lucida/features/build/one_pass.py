@@ -61,29 +61,8 @@ def build_index(
     tiles = Tiles(store, min(context, model.context))
     numbers = tiles.shard(*shard)
     reader = EventReader(model, units, tiles)
-    header = IndexHeader(
-        model=model.name or "",
-        dictionary=units.name,
-        dictionary_digest=digest,
-        n_features=reader.space.n_features,
-        corpus=store.header.name,
-        corpus_fingerprint=store.fingerprint,
-        tokenizer=store.header.tokenizer,
-        context=tiles.context,
-        k=k,
-        samples=samples,
-        window=window,
-        sampled_places=sampled_places,
-        n_places=0,
-        n_documents=store.n_documents,
-        settings={
-            "rows_at_once": tiles.n_rows_at_once,
-            "dtype": str(model.dtype),
-            "tiles": len(numbers),
-            **({"units": units.settings} if units.settings else {}),
-        },
-        shard=shard,
-    )
+    kept = {"k": k, "samples": samples, "window": window, "sampled_places": sampled_places}
+    header = _header(model, units, digest, reader, shard, kept)
     limits = limits_of(header, store.n_tokens)
     found = found_index(folder, header)
     if found is not None and found.complete:
@@ -149,6 +128,34 @@ def limits_of(header: IndexHeader, n_tokens: int) -> Limits:
         if getattr(header, name) < (1 if name == "k" else 0):
             raise FeatureError(f"{name} is {getattr(header, name)}; it must be at least {1 if name == 'k' else 0}")
     return Limits(header.k, header.samples, header.window, draw_of_share(n_tokens, header.sampled_places))
+
+
+def _header(
+    model: Model, units: Units, digest: str, reader: EventReader, shard: tuple[int, int], kept: dict[str, int]
+) -> IndexHeader:
+    """What is to be indexed, before anything is."""
+    tiles = reader.tiles
+    store = tiles.store
+    return IndexHeader(
+        model=model.name or "",
+        dictionary=units.name,
+        dictionary_digest=digest,
+        n_features=reader.space.n_features,
+        corpus=store.header.name,
+        corpus_fingerprint=store.fingerprint,
+        tokenizer=store.header.tokenizer,
+        context=tiles.context,
+        n_places=0,
+        n_documents=store.n_documents,
+        settings={
+            "rows_at_once": tiles.n_rows_at_once,
+            "dtype": str(model.dtype),
+            "tiles": len(tiles.shard(*shard)),
+            **({"units": units.settings} if units.settings else {}),
+        },
+        shard=shard,
+        **kept,
+    )
 
 
 def _tokens(numbers: range, tiles: Tiles) -> int:

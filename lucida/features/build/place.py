@@ -1,6 +1,7 @@
 """The folder that an index is written to: looked at before the work, and tidied after a process that was killed."""
 
 import os
+import re
 import shutil
 import tempfile
 from glob import escape
@@ -41,6 +42,10 @@ def recover(folder: Path) -> None:
     If that was in the instant between taking the old index away and putting the new one there, the old one comes back.
     """
     for left in sorted(folder.parent.glob(f".{escape(folder.name)}.*")):
+        # Only what `replacing` leaves: a folder of somebody else's may have such a name too.
+        is_ours = re.fullmatch(r"[a-z0-9_]{8}", left.name[len(folder.name) + 2 :]) and left.is_dir()
+        if not is_ours or not {each.name for each in left.iterdir()} <= {folder.name, "previous"}:
+            continue
         if not folder.exists() and (left / "previous" / HEADER).is_file():
             (left / "previous").rename(folder)
         shutil.rmtree(left, ignore_errors=True)
