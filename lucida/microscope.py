@@ -14,7 +14,7 @@ from lucida.evaluation.basis import NeuronBasis
 from lucida.features.effects.directions import feature_space
 from lucida.features.index import FeatureIndex
 from lucida.features.naming.automatic import label_graph
-from lucida.features.reading.contrast import Contrast, PrecisionRecall, contrast, precision_recall
+from lucida.features.reading.contrast import Contrast, PrecisionRecall, contrast, precision_recall, precision_recalls
 from lucida.features.reading.watch import Watch, watch
 from lucida.features.shipped import index_beside
 from lucida.graph import Graph
@@ -205,6 +205,17 @@ class Microscope:
         texts = (with_texts, without_texts)
         units = self._units(None if index is None else self.features(index))
         return precision_recall(self.model, units, layer, feature, *texts, threshold=threshold, progress=self.progress)
+
+    def precision_recalls(
+        self,
+        places: Sequence[tuple[int, int, float | int]],
+        with_texts: Sequence[str | Sequence[int]],
+        without_texts: Sequence[str | Sequence[int]],
+        index: str | Path | FeatureIndex | None = None,
+    ) -> list[PrecisionRecall]:
+        """The same of many (layer, feature, threshold), the texts read once for all."""
+        units = self._units(None if index is None else self.features(index))
+        return precision_recalls(self.model, units, places, with_texts, without_texts, progress=self.progress)
 
     def top_tokens(self, prompt: PromptLike, count: int = 10) -> list[TokenProbability]:
         """What the model says next, most probable first."""

@@ -11,6 +11,8 @@ from lucida.cli.options import TokenIds, model_options, output_options
 from lucida.cli.screen import percent, progress, show_json, show_table
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from lucida.features.index import FeatureIndex
     from lucida.features.reading.card import FeatureCard, ShownExample
     from lucida.features.reading.contrast import Contrast, PrecisionRecall
@@ -134,7 +136,7 @@ def label(
               help="Texts without it, one a line; best alike in all else.")  # fmt: skip
 @click.option("--count", type=click.IntRange(min=1), default=20, show_default=True, help="Features to show.")
 @click.option("--test-with", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
-              help="Other texts with the concept, to measure the first feature on.")  # fmt: skip
+              help="Other texts with the concept, to measure what is found on.")  # fmt: skip
 @click.option("--test-without", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE",
               help="Other texts without it.")  # fmt: skip
 @click.option("--ids", is_flag=True, help="The lines of the files are token ids, such as 1,2,3.")
@@ -158,20 +160,18 @@ def contrast(quiet: bool, as_json: bool, **options: Any) -> None:
     with progress(quiet=quiet) as report:
         scope, index = open_scope(options, report)
         found = scope.contrast(texts["with_"], texts["without"], index, progress=report)
-        held_out = None
-        if texts["test_with"] and found.separations:
-            best = found.separations[0]
-            held_out = scope.precision_recall(
-                best.layer, best.feature, texts["test_with"], texts["test_without"], index, threshold=best.threshold
-            )
+        held_out = []
+        if texts["test_with"]:
+            places = [(s.layer, s.feature, s.threshold) for s in found.separations[: options["count"]]]
+            held_out = scope.precision_recalls(places, texts["test_with"], texts["test_without"], index)
     if as_json:
         rows = [{**asdict(each), "label": _label(index, each.layer, each.feature)} for each in found.separations]
         document = {**asdict(found), "separations": rows[: options["count"]]}
-        show_json({**document, "held_out": None if held_out is None else _measured(held_out)})
+        show_json({**document, "held_out": [_measured(each) for each in held_out]})
         return
     _show_contrast(found, index, options["count"], quiet=quiet)
-    if held_out is not None:
-        _show_held_out(held_out)
+    if held_out:
+        _show_held_out(held_out, index)
 
 
 def _texts(path: Path | None, *, as_ids: bool) -> list[Any]:
@@ -214,14 +214,16 @@ def _show_contrast(found: "Contrast", index: "FeatureIndex | None", count: int, 
         click.echo(f"note: {warning}", err=True)
 
 
-def _show_held_out(found: "PrecisionRecall") -> None:
-    low, high = found.precision_interval
-    precision = "no text picked" if found.precision is None else f"{percent(found.precision)} ({low:.2f} to {high:.2f})"
-    low, high = found.recall_interval
-    click.echo(
-        f"{found.layer}:{found.feature} above {found.threshold:.3g} on the other texts: "
-        f"precision {precision}, recall {percent(found.recall)} ({low:.2f} to {high:.2f})"
-    )
+def _show_held_out(found: "Sequence[PrecisionRecall]", index: "FeatureIndex | None") -> None:
+    rows = []
+    for each in found:
+        cells = [f"{each.layer}:{each.feature}", f"{each.threshold:.3g}"]
+        shares = ((each.precision, each.precision_interval), (each.recall, each.recall_interval))
+        for share, (low, high) in shares:
+            cells += ["none picked", ""] if share is None else [percent(share), f"{low:.2f} to {high:.2f}"]
+        rows.append((*cells, _label(index, each.layer, each.feature)))
+    columns = ("feature", "above", "precision", "95 %", "recall", "95 %", "label")
+    show_table("On the other texts", columns, rows, right=range(1, 6))
 
 
 def _measured(found: "PrecisionRecall") -> dict[str, Any]:

@@ -13,7 +13,7 @@ from lucida.dictionaries import Dictionary, random_dictionary
 from lucida.errors import FeatureError
 from lucida.features.reading.contrast import best_threshold, contrast, precision_recall, wilson
 from lucida.features.reading.rank_test import adjusted, mann_whitney, mean_ranks
-from lucida.features.reading.read_text import read_text
+from lucida.features.reading.read_text import read_text, read_texts
 from lucida.models.taps import run
 
 
@@ -121,6 +121,21 @@ def planted(model) -> Dictionary:
     encoder[7], bias[7], threshold[7] = fit[:-1], fit[-1], 0.4
     changed = replace(layer, encoder=encoder, encoder_bias=bias, threshold=threshold)
     return replace(found, weights={**found.weights, 0: changed})
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gpt_neox"])
+def test_texts_read_together_are_read_as_if_alone(family: str, tiny_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny_model(family)
+    dictionary = random_dictionary(3, 32, 24, l0=6, seed=3)
+    many = [texts(True, 1, seed)[0][: 2 + seed] for seed in range(7)]
+    monkeypatch.setattr("lucida.features.reading.read_text.TOKENS_AT_ONCE", 24)
+    together = read_texts(model, dictionary, many)
+    for text, reading in zip(many, together, strict=True):
+        alone = read_text(model, dictionary, text)
+        assert reading.prompt.tokens == alone.prompt.tokens
+        for layer in range(3):
+            assert not (reading.layers[layer].position == 0).any()
+            np.testing.assert_allclose(reading.layers[layer].dense(), alone.layers[layer].dense(), atol=1e-5)
 
 
 def test_a_contrast_finds_the_planted_feature(tiny_model) -> None:

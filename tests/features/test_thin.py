@@ -12,7 +12,9 @@ from lucida.errors import FeatureError
 from lucida.features.build.one_pass import build_index
 from lucida.features.index import FeatureIndex
 from lucida.features.labels import Label, best_labels, write_labels
+from lucida.features.reading.search_table import build_search, has_search
 from lucida.features.shipped import FOLDER
+from lucida.features.tables import BINS_PER_OCTAVE
 from lucida.features.thin import thin_index
 from lucida.microscope import Microscope
 
@@ -38,10 +40,34 @@ def test_a_thin_copy_keeps_what_a_reader_wants(folder: Path, tmp_path: Path) -> 
                 assert len(small.tokens) <= 4
                 kept = slice(large.peak - small.peak, large.peak - small.peak + len(small.tokens))
                 assert small.tokens.tolist() == large.tokens[kept].tolist()
-                np.testing.assert_allclose(small.activations, large.activations[kept], rtol=1e-3)
+                np.testing.assert_allclose(small.activations, large.activations[kept], rtol=1 / 256)
+            bins = thin.stats(layer, feature).histogram, whole.stats(layer, feature).histogram
+            octaves = [counts.reshape(-1, BINS_PER_OCTAVE).sum(1).tolist() for counts in bins]
+            assert octaves[0] == octaves[1]
     label = thin.label(0, 1)
     assert label is not None
     assert (label.label, dict(label.details)) == ("small", {})
+
+
+def test_its_search_table_lies_in_the_cache(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LUCIDA_CACHE", str(tmp_path / "cache"))
+    thin_index(folder, tmp_path / "thin")
+    before = sorted(path.name for path in (tmp_path / "thin").rglob("*"))
+    thin = FeatureIndex.open(tmp_path / "thin")
+    assert not has_search(thin)
+    made = build_search(tmp_path / "thin")
+    assert made.is_relative_to(tmp_path / "cache")
+    assert has_search(thin)
+    assert thin.search("small")
+    assert sorted(path.name for path in (tmp_path / "thin").rglob("*")) == before
+
+
+def test_duckdb_reads_a_thin_index(folder: Path, tmp_path: Path) -> None:
+    thin_index(folder, tmp_path / "thin", top=1)
+    whole, thin = FeatureIndex.open(folder), FeatureIndex.open(tmp_path / "thin")
+    examples = "select layer, feature, position, document, tokens[peak + 1] as token from examples"
+    for ask in ("select layer, feature, count, maximum from stats", f"{examples} where kind = 'top' and rank = 0"):
+        assert thin.sql(ask).to_pylist() == whole.sql(ask).to_pylist()
 
 
 def test_duckdb_reads_an_index(folder: Path) -> None:

@@ -10,7 +10,7 @@ from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError
 from lucida.features.build.events import Units, space_of
 from lucida.features.reading.rank_test import adjusted, mann_whitney
-from lucida.features.reading.read_text import read_text, sparse_units
+from lucida.features.reading.read_text import read_texts, sparse_units
 from lucida.features.space import FeatureSpace
 from lucida.models.model import Model
 from lucida.progress import Progress, silent
@@ -167,19 +167,37 @@ def precision_recall(
 
     Raises FeatureError for a feature that does not exist, a negative threshold, an empty side, or a text on both.
     """
-    if not threshold >= 0:
-        raise FeatureError(f"the threshold {threshold} is not a number from 0; activations are positive")
+    place = (layer, feature, threshold)
+    return precision_recalls(model, features, [place], with_texts, without_texts, progress=progress)[0]
+
+
+def precision_recalls(
+    model: Model,
+    features: Dictionary | Units | None,
+    places: Sequence[tuple[int, int, float | int]],
+    with_texts: Sequence[str | Sequence[int]],
+    without_texts: Sequence[str | Sequence[int]],
+    *,
+    progress: Progress = silent,
+) -> list[PrecisionRecall]:
+    """`precision_recall` of every (layer, feature, threshold) of `places`, the texts read once for all."""
+    for _, _, threshold in places:
+        if not threshold >= 0:
+            raise FeatureError(f"the threshold {threshold} is not a number from 0; activations are positive")
     with_texts, without_texts = _checked(with_texts, without_texts)
     units = sparse_units(model, features)
     space = space_of(units, model.n_layers)
-    number = space.number(layer, feature)
+    wanted = [space.number(layer, feature) for layer, feature, _ in places]
     numbers, values, _ = _largest(model, units, space, [*with_texts, *without_texts], progress)
-    at = int(np.searchsorted(numbers, number))
-    known = at < len(numbers) and numbers[at] == number
-    exceeds = values[:, at] > threshold if known else np.zeros(len(values), dtype=bool)
-    inside, outside = exceeds[: len(with_texts)], exceeds[len(with_texts) :]
-    counts = (int(inside.sum()), int(outside.sum()), int((~inside).sum()), int((~outside).sum()))
-    return PrecisionRecall(layer, feature, float(threshold), *counts)
+    n_with, found = len(with_texts), []
+    for (layer, feature, threshold), number in zip(places, wanted, strict=True):
+        at = int(np.searchsorted(numbers, number))
+        known = at < len(numbers) and numbers[at] == number
+        exceeds = values[:, at] > threshold if known else np.zeros(len(values), dtype=bool)
+        inside, outside = exceeds[:n_with], exceeds[n_with:]
+        counts = (int(inside.sum()), int(outside.sum()), int((~inside).sum()), int((~outside).sum()))
+        found.append(PrecisionRecall(layer, feature, float(threshold), *counts))
+    return found
 
 
 def best_threshold(inside: NDArray[np.float32], outside: NDArray[np.float32], *, above: bool = True) -> float:
@@ -226,14 +244,9 @@ def _largest(
     model: Model, units: Units, space: FeatureSpace, texts: list, progress: Progress
 ) -> tuple[NDArray[np.int64], NDArray[np.float32], NDArray[np.int64]]:
     """Numbers of the features that fire in some text, their largest activation [text, feature], and text lengths."""
-    found = []
-    lengths = np.zeros(len(texts), dtype=np.int64)
-    for i, text in enumerate(texts):
-        progress("reading texts", i, len(texts))
-        reading = read_text(model, units, text)
-        lengths[i] = len(reading.prompt)
-        found.append(reading.strongest(space))
-    progress("reading texts", len(texts), len(texts))
+    readings = read_texts(model, units, texts, progress=progress)
+    lengths = np.array([len(reading.prompt) for reading in readings], dtype=np.int64)
+    found = [reading.strongest(space) for reading in readings]
     numbers = np.unique(np.concatenate([each for each, _ in found]))
     values = np.zeros((len(texts), len(numbers)), dtype=np.float32)
     for i, (own, strongest) in enumerate(found):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lucida.errors import FeatureError
 from lucida.features.index import FeatureIndex
-from lucida.features.reading.search_table import NAME, has_search
+from lucida.features.reading.search_table import has_search, search_path
 from lucida.features.reading.words import stem, words_of
 
 OTHER_FORM = 0.6
@@ -134,7 +134,7 @@ def _in_examples(index: FeatureIndex, asked: list[str]) -> list[_Found]:
 
 def _postings(index: FeatureIndex, stems: set[str]) -> pa.Table:
     """The row groups of the search table that may hold one of these stems."""
-    path = index.folder / NAME
+    path = search_path(index)
     try:
         metadata, bounds = _bounds(index)
         groups = [i for i, (low, high) in enumerate(bounds) if any(low <= wanted <= high for wanted in stems)]
@@ -153,7 +153,7 @@ def _bounds(index: FeatureIndex) -> tuple[pq.FileMetaData, list[tuple[str, str]]
             raise FeatureError(
                 f"the index {index.folder} has no search table, or one of other files; make it with build_search"
             )
-        metadata = pq.read_metadata(index.folder / NAME)
+        metadata = pq.read_metadata(search_path(index))
         statistics = [metadata.row_group(i).column(0).statistics for i in range(metadata.num_row_groups)]
         # A group that does not say may hold anything.
         kept = (metadata, [(s.min, s.max) if s and s.has_min_max else ("", chr(0x10FFFF)) for s in statistics])

@@ -5,6 +5,8 @@ stands near by, and when it is among the tokens that the feature promotes. Token
 and "it" are "petit". Text in scripts without spaces (from U+2E80) keeps its tokens as words.
 """
 
+import hashlib
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +20,7 @@ from lucida.atomic import replacing
 from lucida.features.index import FeatureIndex
 from lucida.features.keyed import KeyedTable
 from lucida.features.reading.words import stem, words_of
+from lucida.models.cache import cache_root
 from lucida.progress import Progress, silent
 
 NAME = "search.parquet"
@@ -40,7 +43,7 @@ _SPACELESS = 0x2E80
 
 
 def build_search(folder: str | Path, *, progress: Progress = silent) -> Path:
-    """Write ``search.parquet`` of an index, from its examples and, where computed, its effects; return its path.
+    """Write the search table of an index, from its examples and, where computed, its effects; return `search_path`.
 
     Labels are not in it: they change, and are searched as they are. Raises FeatureError for a damaged index.
     """
@@ -51,7 +54,8 @@ def build_search(folder: str | Path, *, progress: Progress = silent) -> Path:
         progress("search table", first, len(index.space))
         found.append(_strongest(np.concatenate(list(_counted(index, words, first)))))
     table = _table(np.concatenate(found), words)
-    path = index.folder / NAME
+    path = search_path(index)
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         pq.write_table(
             table.replace_schema_metadata({"made_from": made_from(index)}), temporary,
@@ -59,6 +63,16 @@ def build_search(folder: str | Path, *, progress: Progress = silent) -> Path:
         )  # fmt: skip
     progress("search table", len(index.space), len(index.space))
     return path
+
+
+def search_path(index: FeatureIndex) -> Path:
+    """Where the search table of an index is kept: in its folder, or in the cache if nothing may be written there, as in
+    an installed package; that of a thin index, which ships in one, always.
+    """
+    if "thin" not in index.header.settings and os.access(index.folder, os.W_OK):
+        return index.folder / NAME
+    digest = hashlib.sha256(made_from(index).encode()).hexdigest()
+    return cache_root() / "search" / f"{digest[:16]}.parquet"
 
 
 def made_from(index: FeatureIndex) -> str:
@@ -70,7 +84,7 @@ def made_from(index: FeatureIndex) -> str:
 def has_search(index: FeatureIndex) -> bool:
     """Whether an index has a search table that is not older than its other files."""
     try:
-        metadata = pq.read_schema(index.folder / NAME).metadata or {}
+        metadata = pq.read_schema(search_path(index)).metadata or {}
     except (pa.ArrowException, OSError):
         return False
     return metadata.get(b"made_from", b"").decode() == made_from(index)
