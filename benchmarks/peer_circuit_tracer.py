@@ -52,7 +52,9 @@ def main() -> None:
     print(json.dumps({"cost": cost.as_dict(), "active": len(graph.active_features)} | versions()))
 
 
-def load(folder: Path, dictionary: Path) -> TransformerLensReplacementModel:
+def load(
+    folder: Path, dictionary: Path, *, reads_at: str = "mlp.hook_in", writes_at: str = "mlp.hook_out"
+) -> TransformerLensReplacementModel:
     """The replacement model of a folder of weights and a folder in circuit-tracer's own dictionary format."""
     raw = json.loads((folder / "config.json").read_text())
     rope = raw.get("rope_parameters") or {}
@@ -62,8 +64,8 @@ def load(folder: Path, dictionary: Path) -> TransformerLensReplacementModel:
     transcoders = load_transcoder_set(
         paths,
         scan="random",
-        feature_input_hook="mlp.hook_in",
-        feature_output_hook="mlp.hook_out",
+        feature_input_hook=reads_at,
+        feature_output_hook=writes_at,
         device=torch.device("cpu"),
         lazy_encoder=False,
     )

@@ -1,25 +1,42 @@
 """`lucida intervene`: change features and see what the model says instead."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from lucida.cli.intervene_edits import donated_edits, given_edits
+from lucida.cli.intervene_screen import document, show
 from lucida.cli.options import (
-    FeatureChange,
+    Factors,
     FeatureNumber,
+    FeatureSwap,
     LayerRange,
+    PromptPositions,
     model_options,
     output_options,
     prompt_options,
     read_prompt,
 )
-from lucida.cli.screen import bar, percent, progress, show_json, show_table
+from lucida.cli.screen import progress, show_json
 
 if TYPE_CHECKING:
+    from lucida.graph import Graph
     from lucida.interventions import Outcome
+    from lucida.interventions.prediction import Comparison
+    from lucida.microscope import Microscope
 
-SHOWN_EDITS = 12
+
+@dataclass(frozen=True)
+class Result:
+    """What the command found: the intervention, and what else was asked for."""
+
+    main: "Outcome"
+    factors: "tuple[tuple[float, Outcome], ...]"
+    controls: "tuple[Outcome, ...]"
+    comparisons: "tuple[Comparison, ...]"
+    graphs: "tuple[Graph, ...]"
 
 
 @click.command()
@@ -34,6 +51,31 @@ SHOWN_EDITS = 12
 )
 @click.option("--set", "put", multiple=True, type=FeatureNumber(), help="Put a feature at this activation.")
 @click.option(
+    "--inject",
+    multiple=True,
+    type=FeatureNumber(),
+    help="Put a feature at this many times its largest activation on --donor, or on the prompt itself.",
+)
+@click.option(
+    "--swap",
+    multiple=True,
+    type=FeatureSwap(),
+    help="Remove the features OUT (a text in --graph, or a feature) and put IN, from --donor, in their place.",
+)
+@click.option(
+    "--swap-strength",
+    type=float,
+    default=1.0,
+    show_default=True,
+    help="IN is put at this many times its activation on the donor's prompt.",
+)
+@click.option("--donor", metavar="PROMPT|GRAPH", help="Where --inject and --swap take activations from.")
+@click.option(
+    "--positions",
+    type=PromptPositions(),
+    help="Make the changes at these positions (3,5-7 or all) instead of where the features were found.",
+)
+@click.option(
     "--graph",
     type=click.Path(path_type=Path),
     help="A graph of the same model: takes its prompt, and finds features by text (--scale small=-2).",
@@ -45,17 +87,29 @@ SHOWN_EDITS = 12
 )
 @click.option(
     "--mode",
-    type=click.Choice(["free", "constrained", "frozen"]),
+    type=click.Choice(["free", "constrained", "iterative", "frozen"]),
     default="free",
     show_default=True,
-    help="Let everything after the change run, hold the MLPs of --layers, or hold all but direct effects.",
+    help="Let everything after the change run; hold the MLPs of --layers; hold them, but compute what features "
+    "there read anew; or hold all but direct effects.",
 )
-@click.option("--layers", type=LayerRange(), help="The MLPs that a constrained run holds.")
+@click.option("--layers", type=LayerRange(), help="The MLPs that a constrained or iterative run holds.")
 @click.option(
     "--attention",
     type=click.Choice(["frozen", "live"]),
     help="Attention patterns: as recorded, or computed anew.  [default: live in mode free, else frozen]",
 )
+@click.option("--sweep", "factors", type=Factors(), help="Scale the same features by each of these factors too.")
+@click.option("--controls", type=click.IntRange(min=1), help="Do the same to N sets of other, matched features.")
+@click.option("--predict", "is_predicted", is_flag=True, help="Show what --graph, whole and pruned, predicts of it.")
+@click.option(
+    "--picture",
+    "pictures",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="With --predict: draw predicted against measured changes to an .svg or .png file.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Which --controls are drawn.")
 @click.option("--count", type=int, default=10, show_default=True, help="How many tokens to show.")
 @output_options
 def intervene(prompt: str | None, quiet: bool, as_json: bool, **options: Any) -> None:
@@ -64,41 +118,55 @@ def intervene(prompt: str | None, quiet: bool, as_json: bool, **options: Any) ->
     A feature is LAYER:POSITION:FEATURE as `lucida trace` shows it, or with --graph a text that its
     label or token holds.
     """
-    if not options["scale"] and not options["put"] and options["ablate_top"] is None:
-        raise click.UsageError("nothing to change; give --scale, --set or --ablate-top")
-    if options["ablate_top"] is not None and options["graph"] is None:
-        raise click.UsageError("--ablate-top takes its features from a graph; give --graph")
+    _check(options)
     graph = None
     if options["graph"] is not None:
         from lucida.cli.graphs import read_graph
 
         graph = read_graph(options["graph"])
     use_graph = graph is not None and prompt is None and options["ids"] is None
+    if options["is_predicted"] and not use_graph:
+        raise click.UsageError("--predict is about the prompt of --graph; give no other prompt")
     asked = graph.prompt if graph and use_graph else read_prompt(prompt, options["ids"], chat=options["chat"])
     with progress(quiet=quiet) as report:
-        outcome = _intervene(asked, graph, options, report)
+        result = _intervene(asked, graph, options, report)
+    if options["pictures"]:
+        from lucida.interventions.picture import draw_calibration
+
+        for picture in options["pictures"]:
+            draw_calibration(result.comparisons[:1], picture, title="Predicted by the graph, and measured")
     if as_json:
-        show_json(_document(outcome, options["count"]))
-        return
-    if not quiet:
-        _show_edits(outcome)
-    _show_tokens("Before", outcome.top_tokens(options["count"], before=True))
-    _show_tokens("After", outcome.top_tokens(options["count"]))
+        show_json(document(result, options["count"]))
+    else:
+        show(result, options["count"], quiet=quiet)
 
 
-def _intervene(prompt: Any, graph: Any, options: dict[str, Any], report: Any) -> "Outcome":
-    from lucida.interventions import Scale, Set
+def _check(options: dict[str, Any]) -> None:
+    changes = ("scale", "put", "inject", "swap")
+    if not any(options[name] for name in changes) and options["ablate_top"] is None:
+        raise click.UsageError("nothing to change; give --scale, --set, --inject, --swap or --ablate-top")
+    if options["ablate_top"] is not None and options["graph"] is None:
+        raise click.UsageError("--ablate-top takes its features from a graph; give --graph")
+    if options["swap"] and options["donor"] is None:
+        raise click.UsageError("--swap takes what it puts in from another prompt; give --donor")
+    if options["donor"] is not None and not (options["swap"] or options["inject"]):
+        raise click.UsageError("--donor is for --inject and --swap")
+    if options["factors"] and not (options["scale"] or options["ablate_top"]):
+        raise click.UsageError("--sweep scales features; name them with --scale or --ablate-top")
+    if options["is_predicted"] and options["graph"] is None:
+        raise click.UsageError("--predict needs a graph that predicts; give --graph")
+    if options["pictures"] and not options["is_predicted"]:
+        raise click.UsageError("--picture shows what --predict finds; give --predict")
+    for picture in options["pictures"]:
+        if picture.suffix.lower() not in (".svg", ".png"):
+            raise click.UsageError(f"--picture {picture} must end in .svg or .png")
+
+
+def _intervene(prompt: Any, graph: Any, options: dict[str, Any], report: Any) -> Result:
+    from lucida.interventions import Case, Scale, refuse_other
     from lucida.microscope import Microscope
 
-    edits: dict[Any, Any] = {}
-    if options["ablate_top"] is not None:
-        edits[graph.strongest(options["ablate_top"])] = Scale(0.0)
-    for verb, changes in ((Scale, options["scale"]), (Set, options["put"])):
-        for change in changes:
-            key = _key(change, graph)
-            if key in edits:
-                raise click.UsageError(f"{change.where} is changed twice")
-            edits[key] = verb(change.number)
+    given = given_edits(graph, options)
     scope = Microscope(
         options["model"],
         options["dictionaries"],
@@ -108,40 +176,35 @@ def _intervene(prompt: Any, graph: Any, options: dict[str, Any], report: Any) ->
         allow_unverified=options["allow_unverified"],
         progress=report,
     )
-    names = ("mode", "layers", "attention")
-    return scope.intervene(prompt, edits, **{name: options[name] for name in names})
+    if graph is not None:
+        refuse_other(graph, scope.dictionary)
+    settings = [options[name] for name in ("mode", "layers", "attention")]
+    main = Case([given, *donated_edits(scope, prompt, graph, options)], *settings)
+    scaled = [key for key, change in given.items() if isinstance(change, Scale)]
+    factors = [(factor, Case({key: factor for key in scaled}, *settings)) for factor in options["factors"] or ()]
+    return _run(scope, prompt, graph, main, factors, options)
 
 
-def _key(change: FeatureChange, graph: Any) -> Any:
-    if not isinstance(change.where, str):
-        return change.where
-    if graph is None:
-        raise click.UsageError(f"{change.where!r} is not LAYER:POSITION:FEATURE; to find features by text give --graph")
-    return graph.find(change.where)
+def _run(scope: "Microscope", prompt: Any, graph: Any, main: Any, factors: Any, options: dict[str, Any]) -> Result:
+    """Everything as one batch: the intervention, its factors and its controls."""
+    from lucida.interventions import Case, matched_controls, resolve, sweep
+    from lucida.interventions.prediction import compare, feature_places
+    from lucida.interventions.probe import Probe
+    from lucida.models.linear import FrozenModel
+    from lucida.models.recording import record
 
-
-def _show_edits(outcome: "Outcome") -> None:
-    shown = outcome.edits[:SHOWN_EDITS]
-    rows = [(f"{e.layer}:{e.position}:{e.feature}", f"{e.before:.4g}", f"{e.after:.4g}") for e in shown]
-    if len(shown) < len(outcome.edits):
-        rows.append((f"and {len(outcome.edits) - len(shown)} more", "", ""))
-    title = f"Changed (mode {outcome.mode}, attention {outcome.attention})"
-    show_table(title, ("feature", "before", "after"), rows, right=(1, 2))
-
-
-def _show_tokens(title: str, tokens: Any) -> None:
-    rows = [(repr(t.text), percent(t.probability), bar(t.probability)) for t in tokens]
-    show_table(title, ("token", "probability", ""), rows, right=(1,))
-
-
-def _document(outcome: "Outcome", count: int) -> dict[str, Any]:
-    from dataclasses import asdict
-
-    return {
-        "mode": outcome.mode,
-        "layers": outcome.layers,
-        "attention": outcome.attention,
-        "edits": [asdict(edit) for edit in outcome.edits],
-        "before": [asdict(token) for token in outcome.top_tokens(count, before=True)],
-        "after": [asdict(token) for token in outcome.top_tokens(count)],
-    }
+    view = FrozenModel(scope.model, record(scope.model, scope.model.tokenize(prompt)))
+    plan = resolve(Probe(view, scope.dictionary), [main])[0]
+    controls = []
+    if options["controls"]:
+        drawn = matched_controls(view, scope.dictionary, plan.edits, draws=options["controls"], seed=options["seed"])
+        layers = plan.layers if options["mode"] in ("constrained", "iterative") else None
+        controls = [Case(control.edits, options["mode"], layers, options["attention"]) for control in drawn]  # pyright: ignore
+    cases = [main, *(case for _, case in factors), *controls]
+    watch = feature_places(graph) if options["is_predicted"] else []
+    outcomes = sweep(scope.model, scope.dictionary, prompt, cases, watch=watch, view=view, progress=scope.progress)
+    swept, rest = outcomes[1 : 1 + len(factors)], outcomes[1 + len(factors) :]
+    graphs = (graph, graph.prune()) if options["is_predicted"] else ()
+    comparisons = [compare(g, outcomes[0], name=name) for g, name in zip(graphs, ("whole", "pruned"), strict=False)]
+    with_factor = tuple((factor, outcome) for (factor, _), outcome in zip(factors, swept, strict=True))
+    return Result(outcomes[0], with_factor, tuple(rest), tuple(comparisons), graphs)

@@ -89,8 +89,60 @@ class FeatureNumber(click.ParamType):
             equals = ""
         if not equals or not where:
             self.fail(f"{value!r} is not LAYER:POSITION:FEATURE=NUMBER, such as 12:8:340=-2", param, ctx)
-        place = re.fullmatch(r"(\d+):(\d+):(\d+)", where)
-        return FeatureChange((int(place[1]), int(place[2]), int(place[3])) if place else where, amount)
+        return FeatureChange(_place_or_text(where), amount)
+
+
+class FeatureSwap(click.ParamType):
+    """What goes out and what comes in, ``OUT=IN``: each a feature or a text to look for in a graph."""
+
+    name = "OUT=IN"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return (out, into), each a place or a text."""
+        if isinstance(value, tuple):
+            return value
+        sides = value.split("=")
+        if len(sides) != 2 or not all(sides):
+            self.fail(f"{value!r} is not OUT=IN, such as small=big or 12:8:340=11:9:77", param, ctx)
+        return tuple(_place_or_text(side) for side in sides)
+
+
+class PromptPositions(click.ParamType):
+    """Positions of the prompt, ``3,5-7``, or ``all``."""
+
+    name = "3,5-7|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return "all" or the tuple of positions, ascending."""
+        if isinstance(value, tuple) or value == "all":
+            return value
+        found: set[int] = set()
+        for part in value.split(","):
+            ends = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+            if not ends or (ends[2] and int(ends[2]) < int(ends[1])):
+                self.fail(f"{value!r} is not a list of positions such as 3,5-7, or all", param, ctx)
+            found.update(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+        return tuple(sorted(found))
+
+
+class Factors(click.ParamType):
+    """Factors with commas between them."""
+
+    name = "0,-1,-2"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the tuple of factors."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of factors such as 0,-1,-2", param, ctx)
+
+
+def _place_or_text(where: str) -> tuple[int, int, int] | str:
+    place = re.fullmatch(r"(\d+):(\d+):(\d+)", where)
+    return (int(place[1]), int(place[2]), int(place[3])) if place else where
 
 
 quiet = click.option("--quiet", "-q", is_flag=True, help="No progress and no explanations.")

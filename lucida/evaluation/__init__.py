@@ -5,7 +5,6 @@ from lucida.evaluation.disagreement import Disagreement, SkipTest, compare_stori
 from lucida.evaluation.evaluate import evaluate
 from lucida.evaluation.faithfulness import Correlation, Faithfulness, measure_faithfulness
 from lucida.evaluation.graphs import GraphMeasures, GraphOptions, PromptScores, measure_graphs
-from lucida.evaluation.intervals import Interval
 from lucida.evaluation.prompts import (
     EvaluationPrompt,
     PromptRules,
@@ -18,6 +17,7 @@ from lucida.evaluation.prompts import (
 from lucida.evaluation.reconstruction import LayerReconstruction, Reconstruction, measure_reconstruction
 from lucida.evaluation.replacement_model import ReplacementModel, local_logits, measure_replacement
 from lucida.evaluation.report import BasisReport, EvaluationReport
+from lucida.statistics import Interval
 
 __all__ = [
     "Basis",

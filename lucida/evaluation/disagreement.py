@@ -13,10 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lucida.errors import DictionaryError
+from lucida.evaluation.ablation import Write, feature_writes, graph_features
 from lucida.evaluation.basis import DictionaryBasis
-from lucida.evaluation.faithfulness import Write, feature_writes
 from lucida.evaluation.graphs import GraphMeasures, GraphOptions, PromptScores, TracedPrompt
-from lucida.evaluation.intervals import Interval, mean, ratio, spearman
 from lucida.evaluation.prompts import EvaluationPrompt
 from lucida.evaluation.running import run_copies
 from lucida.graph import Graph
@@ -25,6 +24,7 @@ from lucida.models.model import Model
 from lucida.models.taps import MLPCall, contribution_site
 from lucida.progress import Progress, silent
 from lucida.replacement import Active, FeatureSources
+from lucida.statistics import Interval, mean, ratio, spearman
 
 FEATURES = 24
 """Features examined on each prompt by the skip test."""
@@ -159,7 +159,7 @@ def _skip_sums(
     """For each feature, in its own row of one batch: answer . claim and claim . claim at its own layer; then, over all
     later layers, live and held answer . new claim, new claim . new claim and claim . claim.
     """
-    claims = feature_writes(view, basis, graph, features)
+    claims = feature_writes(view, basis, graph_features(graph, features))
     layers = torch.from_numpy(graph.nodes.layer[features].astype(np.int64))
     new = _new_claims(claims, layers)
     removed = _reading_directions(view, basis, graph, features, sink_positions)

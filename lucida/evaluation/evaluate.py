@@ -18,7 +18,6 @@ from lucida.evaluation.basis import Basis, DictionaryBasis, NeuronBasis, neurons
 from lucida.evaluation.disagreement import Disagreement, SkipTest, compare_stories, measure_skips
 from lucida.evaluation.faithfulness import Faithfulness, measure_faithfulness
 from lucida.evaluation.graphs import NODES, GraphMeasures, GraphOptions, measure_graphs
-from lucida.evaluation.intervals import Interval, mean
 from lucida.evaluation.prompts import EvaluationPrompt, PromptSet, choose_prompts
 from lucida.evaluation.reconstruction import Reconstruction, ReconstructionTally
 from lucida.evaluation.replacement_model import ReplacementModel, ReplacementTally, replaced_residual
@@ -27,6 +26,7 @@ from lucida.evaluation.running import Base, batches, run_base
 from lucida.models.model import Model
 from lucida.models.sinks import Sinks, find_sinks, sample_rows
 from lucida.progress import Progress, silent
+from lucida.statistics import Interval, mean
 
 NEURONS_PER_LAYER = 16
 """Neurons per layer and token that stay when there is no dictionary to set their number by."""

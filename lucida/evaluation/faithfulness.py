@@ -8,21 +8,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
-from torch import Tensor
 
+from lucida.evaluation.ablation import BATCH, ablate_features, graph_features
 from lucida.evaluation.basis import DictionaryBasis
 from lucida.evaluation.graphs import GraphOptions, TracedPrompt
-from lucida.evaluation.intervals import Interval, bootstrap, spearman
 from lucida.evaluation.prompts import EvaluationPrompt
-from lucida.evaluation.running import run_copies
 from lucida.graph import Graph
 from lucida.graph.influence import carries_influence, normalised, propagate
 from lucida.models.linear import FrozenModel
 from lucida.models.model import Model
-from lucida.models.taps import MLPCall, contribution_site
 from lucida.progress import Progress, silent
+from lucida.statistics import Interval, bootstrap, spearman
 
 REACH = 2
 """An ablation holds the MLPs up to this many layers above the ablated feature."""
@@ -30,8 +27,6 @@ ABLATIONS = 24
 """Features ablated on each prompt."""
 TARGETS = 96
 """Features watched on each prompt."""
-BATCH = 16
-"""Ablations run at once."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +149,6 @@ def influence_between(
     return total[:, sources].T
 
 
-@torch.no_grad()
 def ablate(
     view: FrozenModel,
     basis: DictionaryBasis,
@@ -169,75 +163,7 @@ def ablate(
     The source's writes to its own layer and the next `reach` are taken out; see `measure_faithfulness`.
     """
     table, before = graph.nodes, graph.nodes.activation[targets].astype(np.float64)
-    found = np.zeros((len(sources), len(targets)))
-    for part in np.array_split(np.arange(len(sources)), max(1, -(-len(sources) // BATCH))):
-        found[part] = _ablated(view, basis, graph, sources[part], targets, reach)
+    parts = (graph_features(graph, nodes) for nodes in (sources, targets))
+    found = ablate_features(view, basis, *parts, reach=reach, batch=BATCH).activations
     above = table.layer[targets][None] > table.layer[sources][:, None]
     return np.where(above, np.abs(found - before) / before, 0.0)
-
-
-def _ablated(
-    view: FrozenModel, basis: DictionaryBasis, graph: Graph, sources: np.ndarray, targets: np.ndarray, reach: int
-) -> np.ndarray:
-    """Activations of the targets in one batched run, whose row b has source b ablated."""
-    model, table = view.model, graph.nodes
-    writes = feature_writes(view, basis, graph, sources)
-    held_to = torch.from_numpy(table.layer[sources] + reach)
-    found = np.zeros((len(sources), len(targets)))
-
-    def visit(call: MLPCall) -> Tensor | None:
-        if call.at == "mlp_out":
-            here = np.flatnonzero(table.layer[targets] == call.layer)
-            if len(here):
-                x = call.site(model, basis.reads_at)[:, table.position[targets[here]]]
-                found[:, here] = _activations(basis, call.layer, x, table.feature[targets[here]]).cpu().numpy()
-        if call.at != contribution_site(model):
-            return None
-        written = call.written.float().clone()
-        held = torch.nonzero(held_to >= call.layer).squeeze(1)
-        written[held] = view.mlp_contribution(call.layer)
-        for row, position, vector in writes.get(call.layer, ()):
-            if held_to[row] >= call.layer:
-                written[row, position] -= vector
-        return written
-
-    run_copies(view, len(sources), visit)
-    return found
-
-
-Write = tuple[int, int, Tensor]
-
-
-def feature_writes(
-    view: FrozenModel, basis: DictionaryBasis, graph: Graph, features: Int[np.ndarray, " source"]
-) -> dict[int, list[Write]]:
-    """What each feature node writes to the residual, by layer: (number of the feature, position, vector)."""
-    table, dictionary = graph.nodes, basis.dictionary
-    device = view.recording.residual_final.device
-    found: dict[int, list[Write]] = {}
-    for layer in np.unique(table.layer[features]).tolist():
-        here = np.flatnonzero(table.layer[features] == layer)
-        which = torch.from_numpy(table.feature[features[here]])
-        positions = torch.from_numpy(table.position[features[here]].astype(np.int64)).to(device)
-        activations = torch.from_numpy(table.activation[features[here]]).to(device)
-        for target in dictionary.writes_to(layer):
-            rows = dictionary.decoder_rows(layer, which, target).to(device) * activations[:, None]
-            rows = view.push_output(target, rows, positions) if dictionary.writes_at == "mlp_out" else rows
-            found.setdefault(target, []).extend(zip(here.tolist(), positions.tolist(), rows, strict=True))
-    return found
-
-
-def _activations(
-    basis: DictionaryBasis, layer: int, x: Float[Tensor, "batch target d_model"], features: np.ndarray
-) -> Float[Tensor, "batch target"]:
-    """The activation of feature `features[t]` where it reads `x[:, t]`."""
-    flat = x.flatten(0, 1)
-    which = torch.from_numpy(features)
-    if basis.dictionary.activation == "topk":
-        # Which k are largest depends on all the others.
-        dense = basis.dictionary.encode(layer, flat).view(*x.shape[:2], -1)
-        return dense[:, torch.arange(len(features)), which.to(dense.device)]
-    rows = basis.dictionary.encoder_rows(layer, which).to(x.device)
-    h = torch.einsum("btd,td->bt", x, rows) + basis.dictionary.encoder_bias(layer, which).to(x.device)
-    threshold = basis.dictionary.thresholds(layer, which)
-    return h.clamp_min(0) if threshold is None else h * (h > threshold.to(x.device))

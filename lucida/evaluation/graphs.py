@@ -10,7 +10,6 @@ import torch
 from lucida.attribution import assemble
 from lucida.errors import LucidaError
 from lucida.evaluation.basis import Basis
-from lucida.evaluation.intervals import Interval, mean
 from lucida.evaluation.prompts import EvaluationPrompt
 from lucida.graph import Graph
 from lucida.graph.influence import influence
@@ -19,6 +18,7 @@ from lucida.models.model import Model
 from lucida.models.recording import record
 from lucida.progress import Progress, silent
 from lucida.selection import expand
+from lucida.statistics import Interval, mean
 from lucida.targets import LogitTarget, choose_targets, logit_targets
 
 NODES = 1024

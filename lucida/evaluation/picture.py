@@ -9,9 +9,9 @@ import numpy as np
 
 from lucida.atomic import replacing
 from lucida.errors import LucidaError
-from lucida.evaluation.intervals import Interval
 from lucida.evaluation.reconstruction import FREQUENCIES
 from lucida.evaluation.report import BasisReport, EvaluationReport
+from lucida.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from lucida.evaluation.basis import Basis
-from lucida.evaluation.intervals import Interval, ratio
 from lucida.evaluation.running import Base, Reconstructing, batches, run_base
 from lucida.models.frozen import frozen_attention, frozen_norms
 from lucida.models.model import Model
@@ -22,6 +21,7 @@ from lucida.models.sinks import Sinks, find_sinks
 from lucida.models.taps import MLPCall, at_mlps, contribution_site, run
 from lucida.progress import Progress, silent
 from lucida.replacement import Replacement
+from lucida.statistics import Interval, ratio
 
 CHUNK_LOGITS = 1 << 21
 """Logits compared at once (8 MiB in float32): they stay in the cache of a CPU."""

@@ -14,9 +14,9 @@ from lucida.errors import LucidaError
 from lucida.evaluation.disagreement import Disagreement, SkipTest
 from lucida.evaluation.faithfulness import Faithfulness
 from lucida.evaluation.graphs import GraphMeasures
-from lucida.evaluation.intervals import Interval
 from lucida.evaluation.reconstruction import Reconstruction
 from lucida.evaluation.replacement_model import ReplacementModel
+from lucida.statistics import Interval
 
 SCHEMA = 1
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,19 +13,27 @@ from lucida.evaluation.basis import Basis
 from lucida.models.frozen import frozen_attention
 from lucida.models.linear import FrozenModel
 from lucida.models.model import Model
+from lucida.models.recording import eager_attention
 from lucida.models.sinks import Sinks
-from lucida.models.taps import MLPCall, Visit, at_mlps, run, run_body
+from lucida.models.taps import MLPCall, Visit, at_mlps, final_residual, run, run_body
 
 BATCH_BYTES = 256 << 20
 """Bound on what one batch of rows keeps of a run; larger batches are no faster."""
 
 
 @torch.no_grad()
-def run_copies(view: FrozenModel, count: int, visit: Visit) -> None:
-    """Run `count` copies of a recorded prompt at once with the recorded attention patterns, `visit` at every MLP."""
-    rows = torch.tensor([view.recording.prompt.tokens]).repeat(count, 1)
-    with frozen_attention(view.model, view.recording), at_mlps(view.model, visit):
-        run_body(view.model, rows)
+def run_copies(
+    view: FrozenModel, count: int, visit: Visit, *, attention: Literal["frozen", "live"] = "frozen"
+) -> Float[Tensor, "row pos d_model"]:
+    """Run `count` copies of a recorded prompt at once, `visit` at every MLP; the residual before the final norm.
+
+    `attention` keeps the recorded patterns, or computes them anew as the recording did.
+    """
+    model, rows = view.model, torch.tensor([view.recording.prompt.tokens]).repeat(count, 1)
+    attending = frozen_attention(model, view.recording) if attention == "frozen" else eager_attention(model)
+    with attending, at_mlps(model, visit), final_residual(model) as final:
+        run_body(model, rows)
+    return final[0]
 
 
 @dataclass(frozen=True)

@@ -41,22 +41,26 @@ def record(model: Model, prompt: Prompt, *, keep_attention: bool = True) -> Reco
     Raises ModelError when an activation is not finite, naming the first damaged layer.
     """
     tokens = torch.tensor([prompt.tokens], device=model.device)
-    kept: dict[str, list[Tensor]] = {}
-
-    def keep(name: str, tensor: Tensor) -> None:
-        kept.setdefault(name, []).append(tensor[0].detach())
-
-    with _hooks(model, keep), eager_attention(model) if keep_attention else nullcontext():
+    with recording_rows(model) as row, eager_attention(model) if keep_attention else nullcontext():
         model.base(input_ids=tokens, use_cache=False)
-    stacked = {name: torch.stack(kept[name]).float() for name in kept if name not in ("pattern", "final")}
-    recording = Recording(
-        prompt=prompt,
-        residual_final=kept["final"][0].float(),
-        patterns=tuple(p.float() for p in kept["pattern"]),
-        **stacked,
-    )
+    recording = row(prompt, 0)
     _refuse_damage(model, recording)
     return recording
+
+
+@contextmanager
+def recording_rows(model: Model) -> Iterator[Callable[[Prompt, int], Recording]]:
+    """Keep the next forward pass; the function gives the recording of one row of its batch, once it has run."""
+    kept: dict[str, list[Tensor]] = {}
+
+    def row(prompt: Prompt, index: int) -> Recording:
+        parts = {name: [part[index].float() for part in tensors] for name, tensors in kept.items()}
+        final, patterns = parts.pop("final")[0], tuple(parts.pop("pattern"))
+        stacked = {name: torch.stack(tensors) for name, tensors in parts.items()}
+        return Recording(prompt=prompt, residual_final=final, patterns=patterns, **stacked)
+
+    with _hooks(model, lambda name, tensor: kept.setdefault(name, []).append(tensor.detach())):
+        yield row
 
 
 @contextmanager

@@ -135,6 +135,14 @@ def at_mlps(model: Model, visit: Visit) -> Iterator[None]:
 @torch.no_grad()
 def run(model: Model, rows: Int[Tensor, "row pos"], visit: Visit) -> Float[Tensor, "row pos d_model"]:
     """Run `rows`, `visit` every MLP, and return the residual stream before the final norm, in float32."""
+    with fast_attention(model), at_mlps(model, visit), final_residual(model) as final:
+        run_body(model, rows)
+    return final[0]
+
+
+@contextmanager
+def final_residual(model: Model) -> Iterator[list[Float[Tensor, "row pos d_model"]]]:
+    """Keep the residual stream before the final norm of every run in the block, in float32."""
     final: list[Tensor] = []
 
     def keep(_module: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -142,11 +150,9 @@ def run(model: Model, rows: Int[Tensor, "row pos"], visit: Visit) -> Float[Tenso
 
     handle = model.final_norm_module.register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        with fast_attention(model), at_mlps(model, visit):
-            run_body(model, rows)
+        yield final
     finally:
         handle.remove()
-    return final[0]
 
 
 def contribution_site(model: Model) -> str:

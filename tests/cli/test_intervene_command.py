@@ -82,3 +82,115 @@ def test_misuse_is_refused(arguments: tuple[str, ...]) -> None:
     result = run("intervene", "--model", bench().model, "--ids", IDS, *arguments)
     assert result.exit_code == 2
     assert "Usage:" in result.stderr
+
+
+# --- sweeps, controls, donors, predictions --------------------------------------------------------------
+
+
+def graph_outcome(*arguments: object) -> Any:
+    result = run("intervene", "--model", bench().model, "--graph", bench().graph, *arguments, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def a_node() -> Any:
+    return Graph.load(bench().graph).find(kind="feature")[0]
+
+
+def place_of(node: Any) -> str:
+    return f"{node.layer}:{node.position}:{node.feature}"
+
+
+def test_a_sweep_of_factors_is_that_many_interventions() -> None:
+    place = place_of(a_node())
+    document = graph_outcome("--scale", f"{place}=0", "--sweep", "1,0,-2")
+    assert [row["factor"] for row in document["factors"]] == [1, 0, -2]
+    assert document["factors"][0]["kl"] == 0
+    assert document["factors"][1]["kl"] == pytest.approx(document["kl"], abs=1e-9)
+    alone = graph_outcome("--scale", f"{place}=-2")
+    assert document["factors"][2]["kl"] == pytest.approx(alone["kl"], rel=1e-3)
+
+
+def test_controls_are_other_features() -> None:
+    node = a_node()
+    document = graph_outcome("--scale", f"{place_of(node)}=-1", "--controls", 3, "--seed", 1)
+    assert document["controls"]["count"] == len(document["controls"]["kl"]) == 3
+    for edits in document["controls"]["edits"]:
+        assert [edit["position"] for edit in edits] == [node.position]
+        assert (edits[0]["layer"], edits[0]["feature"]) != (node.layer, node.feature)
+    assert document == graph_outcome("--scale", f"{place_of(node)}=-1", "--controls", 3, "--seed", 1)
+
+
+def test_injections_take_their_size_from_a_donor() -> None:
+    """From the prompt itself, from another one, and from the graph of one; `--positions` says where."""
+    node = a_node()
+    own = graph_outcome("--inject", f"{place_of(node)}=1", "--positions", "1,3")
+    assert [edit["position"] for edit in own["edits"]] == [1, 3]
+    assert len({edit["after"] for edit in own["edits"]}) == 1
+    donated = graph_outcome("--inject", f"{place_of(node)}=2", "--donor", bench().graph)
+    assert donated["edits"][0]["after"] == pytest.approx(2 * own["edits"][0]["after"], rel=1e-5)
+    other = outcome("--ids", IDS, "--inject", f"{place_of(node)}=1", "--donor", "9,8,7")
+    assert other["edits"][0]["after"] != pytest.approx(own["edits"][0]["after"])
+
+
+def test_a_swap_takes_out_and_puts_in() -> None:
+    node = a_node()
+    document = outcome("--ids", IDS, "--swap", f"{place_of(node)}=0:1:4", "--donor", "9,8,7", "--swap-strength", "3")
+    after = {(e["layer"], e["feature"]): e["after"] for e in document["edits"]}
+    assert after[node.layer, node.feature] == 0
+    assert after[0, 4] != 0
+    assert {e["position"] for e in document["edits"]} == {node.position}
+    moved = outcome("--ids", IDS, "--swap", f"{place_of(node)}=0:1:4", "--donor", "9,8,7", "--positions", "all")
+    assert {e["position"] for e in moved["edits"] if (e["layer"], e["feature"]) == (0, 4)} == {0, 1, 2, 3}
+
+
+def test_predictions_stand_beside_measurements(tmp_path: Any) -> None:
+    picture = tmp_path / "p.svg"
+    document = graph_outcome(
+        "--scale", f"{place_of(a_node())}=0", "--mode", "iterative", "--predict", "--picture", picture
+    )
+    assert [found["graph"] for found in document["prediction"]] == ["whole", "pruned"]
+    whole = document["prediction"][0]
+    assert whole["logits"]["count"] == sum(node["kind"] == "logit" for node in whole["nodes"])
+    assert picture.read_text().startswith("<?xml")
+    result = run(
+        "intervene", "--model", bench().model, "--graph", bench().graph, "--scale", f"{place_of(a_node())}=0",
+        "--predict", "--sweep", "0,2", "--controls", 2,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    titles = ("After", "other factors", "Against other features", "Change of the logits", "Predicted against measured")
+    places = [result.stdout.index(title) for title in titles]
+    assert places == sorted(places)
+
+
+def test_a_graph_of_other_features_is_refused() -> None:
+    line = mistake(
+        "intervene", "--model", bench().model, "--dictionaries", bench().dictionary, "--graph", bench().graph,
+        "--scale", f"{place_of(a_node())}=0",
+    )  # fmt: skip
+    assert "load the same dictionary" in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--swap", "1:2:3=0:1:4"), "--donor"),
+        (("--scale", "1:2:3=0", "--donor", "1,2"), "--inject"),
+        (("--swap", "1:2:3", "--donor", "1,2"), "OUT=IN"),
+        (("--scale", "1:2:3=0", "--positions", "2-1"), "positions"),
+        (("--set", "1:2:3=0", "--sweep", "1,2"), "--scale"),
+        (("--scale", "1:2:3=0", "--sweep", "1,x"), "factors"),
+        (("--scale", "1:2:3=0", "--predict"), "--graph"),
+        (("--scale", "1:2:3=0", "--picture", "a.svg"), "--predict"),
+        (("--scale", "1:2:3=0", "--controls", "0"), "--controls"),
+    ],
+)
+def test_misuse_of_the_rest_is_refused(arguments: tuple[str, ...], says: str) -> None:
+    result = run("intervene", "--model", bench().model, "--ids", IDS, *arguments)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_position_past_the_prompt_is_one_line() -> None:
+    line = mistake("intervene", "--model", bench().model, "--ids", IDS, "--scale", "1:2:3=0", "--positions", "2,9")
+    assert "position 9 is outside the prompt of 4" in line

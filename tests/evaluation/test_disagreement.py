@@ -31,7 +31,7 @@ from lucida.evaluation import (
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are not the matter here."""
-    monkeypatch.setattr("lucida.evaluation.intervals.RESAMPLES", 50)
+    monkeypatch.setattr("lucida.statistics.RESAMPLES", 50)
 
 
 PROMPT = [0, 4, 1]

@@ -28,7 +28,7 @@ def report(tiny_model: Any) -> Any:
         "neurons": "neurons",
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lucida.evaluation.intervals.RESAMPLES", 50)
+        patch.setattr("lucida.statistics.RESAMPLES", 50)
         prompts = prompts_of(model, rows)
         return evaluate(model, dictionaries, rows, prompts, nodes=20, faithfulness=2, data="random tokens")
 

@@ -17,7 +17,7 @@ from lucida.models.linear import FrozenModel
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Intervals are not the matter here."""
-    monkeypatch.setattr("lucida.evaluation.intervals.RESAMPLES", 50)
+    monkeypatch.setattr("lucida.statistics.RESAMPLES", 50)
 
 
 KINDS: dict[str, dict[str, Any]] = {

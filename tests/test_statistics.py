@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lucida.evaluation import Interval
-from lucida.evaluation.intervals import bootstrap, mean, ratio, spearman
+from lucida.statistics import bootstrap, mean, ratio, spearman
 
 
 def test_spearman_is_the_correlation_of_ranks() -> None:

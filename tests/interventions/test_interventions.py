@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from lucida import Inhibit, Inject, Microscope, Scale, Set, interventions
+from lucida import Inhibit, Inject, Microscope, Scale, Set
 from lucida.dictionaries import Dictionary, random_dictionary
 from lucida.errors import InterventionError
+from lucida.interventions.plans import places_of, settings
 from lucida.models.linear import FrozenModel
 from lucida.models.recording import record
 
@@ -157,10 +158,10 @@ def test_bad_edits(tiny_model: Any, edits: Any, options: Any, words: str) -> Non
 
 def test_unknown_mode_and_key() -> None:
     """What the type checker would refuse; a caller without one gets a clear line too."""
-    with pytest.raises(InterventionError, match="free, constrained or frozen"):
-        interventions._settings("sideways", None, None, [], 3)
+    with pytest.raises(InterventionError, match="use free, constrained, iterative or frozen"):
+        settings("sideways", None, None, [], 3)
     with pytest.raises(InterventionError, match="not a node"):
-        interventions._places("x")
+        places_of("x", 3)
 
 
 def test_inactive_feature_cannot_be_scaled(tiny_model: Any) -> None:
