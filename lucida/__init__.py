@@ -10,14 +10,18 @@ if TYPE_CHECKING:
     from lucida.dictionaries import Dictionary, check_dictionary, load_dictionary
     from lucida.errors import LucidaError
     from lucida.graph import Graph, Node, Scores
-    from lucida.interventions import Inhibit, Inject, Outcome, Scale, Set
+    from lucida.interventions import Case, Direction, Inhibit, Inject, Outcome, Scale, Set, Stream, Swap
     from lucida.microscope import Microscope
     from lucida.prompt import Prompt
+    from lucida.steering import Dial, Steer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Case",
+    "Dial",
     "Dictionary",
+    "Direction",
     "Graph",
     "Inhibit",
     "Inject",
@@ -29,13 +33,19 @@ __all__ = [
     "Scale",
     "Scores",
     "Set",
+    "Steer",
+    "Stream",
+    "Swap",
     "__version__",
     "check_dictionary",
     "load_dictionary",
 ]
 
 _HOMES = {
+    "Case": "lucida.interventions",
+    "Dial": "lucida.steering",
     "Dictionary": "lucida.dictionaries",
+    "Direction": "lucida.interventions",
     "Graph": "lucida.graph",
     "Inhibit": "lucida.interventions",
     "Inject": "lucida.interventions",
@@ -47,6 +57,9 @@ _HOMES = {
     "Scale": "lucida.interventions",
     "Scores": "lucida.graph",
     "Set": "lucida.interventions",
+    "Steer": "lucida.steering",
+    "Stream": "lucida.interventions",
+    "Swap": "lucida.interventions",
     "check_dictionary": "lucida.dictionaries",
     "load_dictionary": "lucida.dictionaries",
 }

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -18,12 +18,14 @@ from lucida.features.reading.contrast import Contrast, PrecisionRecall, contrast
 from lucida.features.reading.watch import Watch, watch
 from lucida.features.shipped import index_beside
 from lucida.graph import Graph
-from lucida.interventions import Change, Key, Mode, Outcome, TokenProbability, intervene
+from lucida.interventions import Attention, Case, Edits, Key, Mode, Outcome, TokenProbability, intervene, sweep
 from lucida.models.load import load_model
 from lucida.models.model import Model, PromptLike
 from lucida.models.registry import entry_of_hub_id, find_entry, is_known
 from lucida.progress import Progress, silent
+from lucida.steering import Dial, Generation, Steer, generate
 from lucida.targets import TargetLike
+from lucida.validation import Validation, validate
 
 
 class Microscope:
@@ -132,14 +134,37 @@ class Microscope:
     def intervene(
         self,
         prompt: PromptLike,
-        edits: Mapping[Key, Change],
+        edits: Edits,
         *,
         mode: Mode = "free",
         layers: tuple[int, int] | None = None,
-        attention: Literal["frozen", "live"] | None = None,
+        attention: Attention | None = None,
+        watch: Sequence[Key] = (),
     ) -> Outcome:
         """Run `prompt` with features changed. See `lucida.interventions.intervene`."""
-        return intervene(self.model, self.dictionary, prompt, edits, mode=mode, layers=layers, attention=attention)
+        return intervene(
+            self.model, self.dictionary, prompt, edits, mode=mode, layers=layers, attention=attention, watch=watch
+        )
+
+    def sweep(self, prompt: PromptLike, cases: Sequence[Case | Edits], *, watch: Sequence[Key] = ()) -> list[Outcome]:
+        """Many interventions on one prompt in one batch. See `lucida.interventions.sweep`."""
+        return sweep(self.model, self.dictionary, prompt, cases, watch=watch, progress=self.progress)
+
+    def validate(self, graphs: Graph | Sequence[Graph], *, ablations: int = 200, seed: int = 0) -> Validation:
+        """How far graphs of this model can be believed. See `lucida.validation.validate`."""
+        return validate(self.model, self.dictionary, graphs, ablations=ablations, seed=seed, progress=self.progress)
+
+    def steer(
+        self,
+        prompt: PromptLike,
+        steers: Sequence[Steer] | Mapping[str, Sequence[Steer]] | Dial = (),
+        **settings: Any,
+    ) -> Generation:
+        """Write on from `prompt` with features turned up or down, and as the model is.
+
+        `settings` are those of `lucida.steering.generate`: max_tokens, temperature, samples, seed, ...
+        """
+        return generate(self.model, self.dictionary, prompt, steers, **settings)
 
     # --- what features mean -----------------------------------------------------------------------
 

@@ -12,14 +12,16 @@ LAYERS = (
     ("__main__",),
     ("cli",),
     ("microscope",),
+    ("validation",),
     ("evaluation",),
+    ("steering",),
     ("attribution", "attribution_reference", "interventions"),
     ("selection", "targets", "neurons", "labels"),
     ("sweep",),
     ("replacement", "training", "features"),
     ("corpus",),
     ("graph", "dictionaries", "models"),
-    ("prompt", "atomic", "progress"),
+    ("prompt", "atomic", "progress", "statistics"),
     ("errors",),
 )
 """A module may import what stands in a line below its own, and nothing else of this package."""

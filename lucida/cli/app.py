@@ -16,6 +16,8 @@ COMMANDS = {
     "score": "lucida.cli.graphs",
     "export": "lucida.cli.graphs",
     "intervene": "lucida.cli.intervene",
+    "validate": "lucida.cli.validate",
+    "steer": "lucida.cli.steer",
     "index": "lucida.cli.index",
     "watch": "lucida.cli.watch",
     "features": "lucida.cli.features",

@@ -1,6 +1,6 @@
 """sweep(): many interventions on one prompt as one batch; intervene() is a sweep of one.
 
-Four modes (Circuit Tracing 2025, "Validating attribution graph hypotheses with interventions"; docs/method.md, "Interventions").
+Four modes (Circuit Tracing 2025, "Validating attribution graph hypotheses with interventions"; docs/method.md).
 Every row of the batch is a copy of the prompt with its own edits, mode and range of layers. A row in which nothing has
 been written is the recorded prompt, and is taken from the recording: a null intervention is the identity to the bit.
 """
