@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lucida.cli.intervene_edits import donated_edits, given_edits
+from lucida.cli.intervene_edits import donated_edits, given_edits, watched_places
 from lucida.cli.intervene_screen import document, show
 from lucida.cli.options import (
     Factors,
     FeatureNumber,
+    FeaturePlace,
     FeatureSwap,
     LayerRange,
     PromptPositions,
@@ -33,6 +34,7 @@ class Result:
     """What the command found: the intervention, and what else was asked for."""
 
     main: "Outcome"
+    watched: tuple[tuple[int, int, int], ...]
     factors: "tuple[tuple[float, Outcome], ...]"
     controls: "tuple[Outcome, ...]"
     comparisons: "tuple[Comparison, ...]"
@@ -99,6 +101,7 @@ class Result:
     type=click.Choice(["frozen", "live"]),
     help="Attention patterns: as recorded, or computed anew.  [default: live in mode free, else frozen]",
 )
+@click.option("--watch", multiple=True, type=FeaturePlace(), help="Show how active a feature is, before and after.")
 @click.option("--sweep", "factors", type=Factors(), help="Scale the same features by each of these factors too.")
 @click.option("--controls", type=click.IntRange(min=1), help="Do the same to N sets of other, matched features.")
 @click.option("--predict", "is_predicted", is_flag=True, help="Show what --graph, whole and pruned, predicts of it.")
@@ -201,10 +204,11 @@ def _run(scope: "Microscope", prompt: Any, graph: Any, main: Any, factors: Any, 
         layers = plan.layers if options["mode"] in ("constrained", "iterative") else None
         controls = [Case(control.edits, options["mode"], layers, options["attention"]) for control in drawn]  # pyright: ignore
     cases = [main, *(case for _, case in factors), *controls]
-    watch = feature_places(graph) if options["is_predicted"] else []
+    shown = [place for where in options["watch"] for place in watched_places(where, graph)]
+    watch = [*shown, *(feature_places(graph) if options["is_predicted"] else [])]
     outcomes = sweep(scope.model, scope.dictionary, prompt, cases, watch=watch, view=view, progress=scope.progress)
     swept, rest = outcomes[1 : 1 + len(factors)], outcomes[1 + len(factors) :]
     graphs = (graph, graph.prune()) if options["is_predicted"] else ()
     comparisons = [compare(g, outcomes[0], name=name) for g, name in zip(graphs, ("whole", "pruned"), strict=False)]
     with_factor = tuple((factor, outcome) for (factor, _), outcome in zip(factors, swept, strict=True))
-    return Result(outcomes[0], with_factor, tuple(rest), tuple(comparisons), graphs)
+    return Result(outcomes[0], tuple(dict.fromkeys(shown)), with_factor, tuple(rest), tuple(comparisons), graphs)

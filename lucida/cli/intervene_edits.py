@@ -33,6 +33,11 @@ def given_edits(graph: Any, options: dict[str, Any]) -> dict[Any, Any]:
     return edits
 
 
+def watched_places(where: Any, graph: Any) -> list[tuple[int, int, int]]:
+    """The features that --watch names: a place, or a text to look for in the graph."""
+    return _places(_key(where, graph, "--graph"))
+
+
 def donated_edits(scope: "Microscope", prompt: Any, graph: Any, options: dict[str, Any]) -> list[Any]:
     """Features that are injected or swapped in (--inject, --swap)."""
     if not options["inject"] and not options["swap"]:

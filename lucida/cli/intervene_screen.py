@@ -18,6 +18,8 @@ def show(result: "Result", count: int, *, quiet: bool) -> None:
         _show_edits(result.main)
     _show_tokens("Before", result.main.top_tokens(count, before=True))
     _show_tokens("After", result.main.top_tokens(count))
+    if result.watched:
+        _show_watched(result)
     if result.factors:
         _show_factors(result)
     if result.controls:
@@ -42,6 +44,11 @@ def document(result: "Result", count: int) -> dict[str, Any]:
         "after": [asdict(token) for token in outcome.top_tokens(count)],
         "kl": outcome.kl(),
     }
+    if result.watched:
+        found["watched"] = [
+            {"layer": place[0], "position": place[1], "feature": place[2], "before": before, "after": after}
+            for place, before, after in _watched(result)
+        ]
     if result.factors:
         found["factors"] = [
             {"factor": factor, "kl": o.kl(), "after": [asdict(token) for token in o.top_tokens(count)]}
@@ -113,6 +120,27 @@ def _show_edits(outcome: "Outcome") -> None:
 def _show_tokens(title: str, tokens: Any) -> None:
     rows = [(repr(t.text), percent(t.probability), bar(t.probability)) for t in tokens]
     show_table(title, ("token", "probability", ""), rows, right=(1,))
+
+
+def _watched(result: "Result") -> list[tuple[tuple[int, int, int], float, float]]:
+    """The places of --watch, with their activations before and after."""
+    watched = result.main.watched
+    number = {place: index for index, place in enumerate(watched.places)}
+    chosen = [number[place] for place in result.watched]
+    return [(watched.places[i], float(watched.before[i]), float(watched.after[i])) for i in chosen]
+
+
+def _show_watched(result: "Result") -> None:
+    rows = [
+        (
+            ":".join(map(str, place)),
+            f"{before:.4g}",
+            f"{after:.4g}",
+            percent_change(after / before - 1) if before else "",
+        )
+        for place, before, after in _watched(result)
+    ]
+    show_table("Watched", ("feature", "before", "after", "change"), rows, right=(1, 2, 3))
 
 
 def _show_factors(result: "Result") -> None:

@@ -92,6 +92,16 @@ class FeatureNumber(click.ParamType):
         return FeatureChange(_place_or_text(where), amount)
 
 
+class FeaturePlace(click.ParamType):
+    """A feature at a position, ``LAYER:POSITION:FEATURE``, or a text to look for in a graph."""
+
+    name = "LAYER:POSITION:FEATURE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the place or the text."""
+        return value if isinstance(value, tuple) else _place_or_text(value)
+
+
 class FeatureSwap(click.ParamType):
     """What goes out and what comes in, ``OUT=IN``: each a feature or a text to look for in a graph."""
 

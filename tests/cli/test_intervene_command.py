@@ -194,3 +194,20 @@ def test_misuse_of_the_rest_is_refused(arguments: tuple[str, ...], says: str) ->
 def test_a_position_past_the_prompt_is_one_line() -> None:
     line = mistake("intervene", "--model", bench().model, "--ids", IDS, "--scale", "1:2:3=0", "--positions", "2,9")
     assert "position 9 is outside the prompt of 4" in line
+
+
+def test_watched_features_are_shown_before_and_after() -> None:
+    """Watched is what Python watches; a text stands for all its features in the graph."""
+    arguments = ("--ids", IDS, "--set", "0:3:7=25", "--watch", "1:3:5", "--watch", "2:3:1")
+    found = outcome(*arguments)["watched"]
+    expected = Microscope(bench().model).intervene([5, 17, 3, 42], {(0, 3, 7): Set(25.0)}, watch=[(1, 3, 5), (2, 3, 1)])
+    assert [(w["layer"], w["position"], w["feature"]) for w in found] == [(1, 3, 5), (2, 3, 1)]
+    assert [w["before"] for w in found] == pytest.approx(expected.watched.before.tolist())
+    assert [w["after"] for w in found] == pytest.approx(expected.watched.after.tolist())
+    assert any(w["before"] != pytest.approx(w["after"]) for w in found)
+    shown = run("intervene", "--model", bench().model, *arguments).stdout
+    assert "Watched" in shown
+    assert "1:3:5" in shown
+    unknown = run("intervene", "--model", bench().model, *arguments, "--watch", "small")
+    assert unknown.exit_code == 2
+    assert "to find features by text give --graph" in unknown.stderr
