@@ -141,8 +141,7 @@ def _signs(value: Interval | None) -> str:
 def _prediction(found: Validation) -> list[Finding]:
     prediction = found.prediction
     rank = _rank(prediction.spearman)
-    slope = prediction.slope
-    calibrated = slope is not None and CALIBRATED[0] <= slope.value <= CALIBRATED[1]
+    size = _size(prediction.slope, rank)
     lines = [
         _line("Predicted against measured logit, rank", prediction.spearman, rank, {
             "strong": ("holds", "Adding up the graph's paths predicts which ablations move the logit, and which way."),
@@ -151,9 +150,7 @@ def _prediction(found: Validation) -> list[Finding]:
             "none": ("fails", "Adding up the graph's paths does not predict the logit: intervene, do not compute."),
         }),
         Finding("  the same by direct edges alone", _show(prediction.direct_spearman), BESIDE, _direct(found)),
-        Finding("Slope of measured on predicted logit", _show(slope), "holds" if calibrated else "fails",
-                "Sizes can be read off the graph." if calibrated else
-                "Sizes cannot be read off the graph: effects are damped or turned round on the way."),
+        Finding("Slope of measured on predicted logit", _show(prediction.slope), *size),
     ]  # fmt: skip
     signs = _line("Signs towards the answer", prediction.signs, _signs(prediction.signs), {
         "sure": ("holds", "Whether a feature helps or hinders the answer can be read off the graph."),
@@ -163,6 +160,17 @@ def _prediction(found: Validation) -> list[Finding]:
     })  # fmt: skip
     weighted = f"{signs.value}, by weight {_show(prediction.signs_weighted)}"
     return [*lines, Finding(signs.name, weighted, signs.level, signs.sentence), *_story(found)]
+
+
+def _size(slope: Interval | None, rank: str) -> tuple[str, str]:
+    """Level and sentence of a slope. A few large effects can make it right: it holds with its interval and the rank."""
+    if slope is None or not CALIBRATED[0] <= slope.value <= CALIBRATED[1]:
+        return "fails", "Sizes cannot be read off the graph: effects are damped or turned round on the way."
+    bounds = [value for value in (slope.low, slope.high) if value is not None]
+    is_sure = all(CALIBRATED[0] <= value <= CALIBRATED[1] for value in bounds)
+    if not is_sure or rank in ("weak", "none"):
+        return "partly", "The largest effects are of the right size; of the others sizes cannot be read off the graph."
+    return "holds", "Sizes can be read off the graph."
 
 
 def _story(found: Validation) -> list[Finding]:
