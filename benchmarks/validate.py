@@ -19,7 +19,7 @@ from meter import measure
 from lucida import Microscope
 from lucida.dictionaries import write_circuit_tracer
 from lucida.dictionaries.formats.circuit_tracer import READ_HOOK, WRITE_HOOK
-from lucida.evaluation.ablation import ablate_features, graph_features
+from lucida.evaluation.ablation import ablate_features, graph_features, watched_activations
 from lucida.validation import validate
 from lucida.validation.subject import open_subject
 
@@ -51,13 +51,13 @@ def main() -> None:
     sources, watched = (np.sort(generator.choice(subject.features, n, replace=False)) for n in (options.ablations, 128))
     tables = graph_features(graph, sources), graph_features(graph, watched)
     with measure() as cost:
-        found = ablate_features(subject.view, subject.basis, *tables, reach=2, at=subject.at)
+        found = ablate_features(subject.view, scope.dictionary, *tables, reach=2, at=subject.at)
     _print("its batched ablations alone, attention frozen", cost.as_dict(), len(sources))
     if options.peer_python:
         few = np.sort(generator.choice(len(sources), min(options.peer_ablations, len(sources)), replace=False))
         with torch.no_grad():
-            ours = scope.model.logits(found.final[torch.from_numpy(few)]).cpu().numpy()
-        _peer(options, scope, graph, sources[few], watched, ours, found.activations[few])
+            ours = torch.stack([found[i].logits for i in few]).cpu().numpy()
+        _peer(options, scope, graph, sources[few], watched, ours, watched_activations(found, len(watched))[few])
 
 
 def _options() -> argparse.Namespace:

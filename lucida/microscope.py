@@ -139,16 +139,24 @@ class Microscope:
         mode: Mode = "free",
         layers: tuple[int, int] | None = None,
         attention: Attention | None = None,
+        position: int = -1,
         watch: Sequence[Key] = (),
     ) -> Outcome:
         """Run `prompt` with features changed. See `lucida.interventions.intervene`."""
-        return intervene(
-            self.model, self.dictionary, prompt, edits, mode=mode, layers=layers, attention=attention, watch=watch
-        )
+        settings = {"mode": mode, "layers": layers, "attention": attention, "position": position, "watch": watch}
+        return intervene(self.model, self.dictionary, prompt, edits, **settings)
 
-    def sweep(self, prompt: PromptLike, cases: Sequence[Case | Edits], *, watch: Sequence[Key] = ()) -> list[Outcome]:
+    def sweep(
+        self,
+        prompt: PromptLike,
+        cases: Sequence[Case | Edits],
+        *,
+        position: int = -1,
+        watch: Sequence[Key] = (),
+    ) -> list[Outcome]:
         """Many interventions on one prompt in one batch. See `lucida.interventions.sweep`."""
-        return sweep(self.model, self.dictionary, prompt, cases, watch=watch, progress=self.progress)
+        settings = {"position": position, "watch": watch, "progress": self.progress}
+        return sweep(self.model, self.dictionary, prompt, cases, **settings)
 
     def validate(self, graphs: Graph | Sequence[Graph], *, ablations: int = 200, seed: int = 0) -> Validation:
         """How far graphs of this model can be believed. See `lucida.validation.validate`."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lucida.cli.intervene_edits import donated_edits, given_edits, watched_places
 from lucida.cli.intervene_screen import document, show
@@ -101,6 +102,9 @@ class Result:
     type=click.Choice(["frozen", "live"]),
     help="Attention patterns: as recorded, or computed anew.  [default: live in mode free, else frozen]",
 )
+@click.option(
+    "--position", type=int, default=-1, help="Where the answer is read.  [default: where --graph reads it, else -1]"
+)
 @click.option("--watch", multiple=True, type=FeaturePlace(), help="Show how active a feature is, before and after.")
 @click.option("--sweep", "factors", type=Factors(), help="Scale the same features by each of these factors too.")
 @click.option("--controls", type=click.IntRange(min=1), help="Do the same to N sets of other, matched features.")
@@ -131,6 +135,9 @@ def intervene(prompt: str | None, quiet: bool, as_json: bool, **options: Any) ->
     if options["is_predicted"] and not use_graph:
         raise click.UsageError("--predict is about the prompt of --graph; give no other prompt")
     asked = graph.prompt if graph and use_graph else read_prompt(prompt, options["ids"], chat=options["chat"])
+    is_asked = click.get_current_context().get_parameter_source("position") != ParameterSource.DEFAULT
+    if graph and use_graph and not is_asked:
+        options["position"] = graph.answer_position
     with progress(quiet=quiet) as report:
         result = _intervene(asked, graph, options, report)
     if options["pictures"]:
@@ -206,7 +213,10 @@ def _run(scope: "Microscope", prompt: Any, graph: Any, main: Any, factors: Any, 
     cases = [main, *(case for _, case in factors), *controls]
     shown = [place for where in options["watch"] for place in watched_places(where, graph)]
     watch = [*shown, *(feature_places(graph) if options["is_predicted"] else [])]
-    outcomes = sweep(scope.model, scope.dictionary, prompt, cases, watch=watch, view=view, progress=scope.progress)
+    outcomes = sweep(
+        scope.model, scope.dictionary, prompt, cases, position=options["position"], watch=watch, view=view,
+        progress=scope.progress,
+    )  # fmt: skip
     swept, rest = outcomes[1 : 1 + len(factors)], outcomes[1 + len(factors) :]
     graphs = (graph, graph.prune()) if options["is_predicted"] else ()
     comparisons = [compare(g, outcomes[0], name=name) for g, name in zip(graphs, ("whole", "pruned"), strict=False)]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from lucida.evaluation.ablation import BATCH, ablate_features, graph_features
+from lucida.evaluation.ablation import ablate_features, graph_features, watched_activations
 from lucida.evaluation.basis import DictionaryBasis
 from lucida.evaluation.graphs import GraphOptions, TracedPrompt
 from lucida.evaluation.prompts import EvaluationPrompt
@@ -97,7 +97,7 @@ def measure_faithfulness(
 
     Sources and targets are drawn from the expanded features; a pair counts when the graph has any path between the
     two. Norms run live, attention is held, MLPs up to layer i + `reach` are held at their recording but for the ablated
-    feature's own writes. Costs a forward pass of the prompt for each ablation, BATCH at once.
+    feature's own writes. Costs a forward pass of the prompt for each ablation, many at once.
     """
     options = options or GraphOptions()
     generator = np.random.default_rng(seed)
@@ -157,6 +157,7 @@ def ablate(
     targets: Int[np.ndarray, " target"],
     *,
     reach: int = REACH,
+    rows: int | None = None,
 ) -> Float[np.ndarray, "source target"]:
     """|change of a_t| / a_t for every target node when each source node is ablated alone.
 
@@ -164,6 +165,7 @@ def ablate(
     """
     table, before = graph.nodes, graph.nodes.activation[targets].astype(np.float64)
     parts = (graph_features(graph, nodes) for nodes in (sources, targets))
-    found = ablate_features(view, basis, *parts, reach=reach, batch=BATCH).activations
+    outcomes = ablate_features(view, basis.dictionary, *parts, reach=reach, rows=rows)
+    found = watched_activations(outcomes, len(targets))
     above = table.layer[targets][None] > table.layer[sources][:, None]
     return np.where(above, np.abs(found - before) / before, 0.0)

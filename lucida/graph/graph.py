@@ -240,6 +240,12 @@ class Graph:
             metadata["pruning"] = {k: v for k, v in metadata["pruning"].items() if k != "scores"}
         return metadata
 
+    @property
+    def answer_position(self) -> int:
+        """The position at which the answer is read; the last one of a graph without an answer."""
+        positions = self.nodes.position[self.nodes.is_kind("logit")]
+        return int(positions[0]) if len(positions) else len(self.prompt) - 1
+
     def strongest(self, count: int) -> tuple[Node, ...]:
         """The features that push hardest towards the answer: by signed total attribution where the graph has
         one (neurons; those that hold the answer back come last), else by influence.

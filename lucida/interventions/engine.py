@@ -27,6 +27,7 @@ from lucida.models.model import Model, PromptLike
 from lucida.models.recording import Recording, eager_attention, record, recording_rows
 from lucida.models.taps import at_mlps, run_body
 from lucida.progress import Progress, silent
+from lucida.targets import prompt_position
 
 BATCH_BYTES = 512 << 20
 """Bound on what one batch of rows holds at a time."""
@@ -45,6 +46,7 @@ def intervene(
     mode: Mode = "free",
     layers: tuple[int, int] | None = None,
     attention: Attention | None = None,
+    position: int = -1,
     watch: Sequence[Key] = (),
 ) -> Outcome:
     """Run `prompt` with features (or, without a dictionary, neurons) changed.
@@ -59,11 +61,11 @@ def intervene(
     ``frozen``: all MLPs and norms are held: direct effects only. Attention runs live in ``free`` and with the recorded
     patterns in the other modes, unless `attention` says otherwise. What a feature writes to each layer is changed once.
 
-    The answer is read at the last position. `watch` names features whose activation is read too. Raises
-    InterventionError as `resolve` does, DictionaryError for a dictionary of another shape.
+    The answer is read at `position`. `watch` names features whose activation is read too. Raises InterventionError as
+    `resolve` does, PromptError for a position outside the prompt, DictionaryError for a dictionary of another shape.
     """
     case = Case(edits, mode, layers, attention)
-    return sweep(model, dictionary, prompt, [case], watch=watch, keep="recording")[0]
+    return sweep(model, dictionary, prompt, [case], position=position, watch=watch, keep="recording")[0]
 
 
 @torch.no_grad()
@@ -73,6 +75,7 @@ def sweep(
     prompt: PromptLike,
     cases: Sequence[Case | Edits],
     *,
+    position: int = -1,
     watch: Sequence[Key] = (),
     keep: Keep = "logits",
     view: FrozenModel | None = None,
@@ -88,7 +91,8 @@ def sweep(
     view = view or FrozenModel(model, record(model, model.tokenize(prompt)))
     probe = Probe(view, dictionary)
     plans = resolve(probe, [case if isinstance(case, Case) else Case(case) for case in cases])
-    run = _Run(probe, _watching(probe, watch), keep, _baseline(view))
+    at = prompt_position(position, view.n_positions)
+    run = _Run(probe, _watching(probe, watch), keep, at, _baseline(view, at))
     outcomes: dict[int, Outcome] = {}
     for group in _groups(plans):
         size = rows or _rows_at_once(probe, keep, [plans[index] for index in group])
@@ -99,8 +103,8 @@ def sweep(
     return [outcomes[index] for index in range(len(plans))]
 
 
-def _baseline(view: FrozenModel) -> Tensor:
-    return view.model.logits(view.recording.residual_final[-1:])[0]
+def _baseline(view: FrozenModel, at: int) -> Tensor:
+    return view.model.logits(view.recording.residual_final[at : at + 1])[0]
 
 
 def _watching(probe: Probe, watch: Sequence[Key]) -> "_Watching":
@@ -145,31 +149,34 @@ class _Run:
     probe: Probe
     watching: _Watching
     keep: Keep
+    at: int
     baseline: Tensor
 
     def outcomes(self, plans: Sequence[Plan]) -> list[Outcome]:
         """The outcome of each plan; all have the same attention, and are all frozen or none is."""
         batch = Batch(self.probe, plans, self.watching.places, self.watching.before)
-        normed, recordings = self._forward(batch, plans[0])
+        residual, normed, recordings = self._forward(batch, plans[0])
         logits = _unembed(self.probe.view.model, normed)
         self._refuse_overflow(logits, plans)
         after = batch.watched()
         found = []
         for row, plan in enumerate(plans):
             is_same = not bool(batch.touched[row])
+            own = self.probe.view.recording.residual_final[self.at]
             recording = None if recordings is None else self.probe.view.recording if is_same else recordings(row)
             found.append(
                 Outcome(
-                    edits=plan.edits, mode=plan.mode, layers=plan.layers, attention=plan.attention,
+                    edits=plan.edits, mode=plan.mode, layers=plan.layers, attention=plan.attention, position=self.at,
                     baseline=self.baseline, logits=self.baseline if is_same else logits[row], moves=plan.moves,
+                    residual=own if is_same else residual[row],
                     watched=Watched(self.watching.places, self.watching.before, after[row]),
                     _model=self.probe.view.model, _recording=recording, _n_positions=self.probe.view.n_positions,
                 )
             )  # fmt: skip
         return found
 
-    def _forward(self, batch: Batch, plan: Plan) -> tuple[Tensor, Callable[[int], Recording] | None]:
-        """The final norm's output at the last position of every row, and what gives a row's recording."""
+    def _forward(self, batch: Batch, plan: Plan) -> tuple[Tensor, Tensor, Callable[[int], Recording] | None]:
+        """What the final norm reads and gives at the answer's position of every row, and what gives its recording."""
         view, model = self.probe.view, self.probe.view.model
         tokens = torch.tensor([view.recording.prompt.tokens]).repeat(batch.n_rows, 1)
         with ExitStack() as stack:
@@ -180,10 +187,10 @@ class _Run:
             stack.enter_context(_moved_streams(batch))
             stack.enter_context(at_mlps(model, batch.visit))
             kept = stack.enter_context(recording_rows(model)) if self.keep == "recording" else None
-            normed = stack.enter_context(_last_normed(model))
+            normed = stack.enter_context(_normed(model, self.at))
             run_body(model, tokens)
         rows = None if kept is None else lambda row: kept(view.recording.prompt, row)
-        return normed[0], rows
+        return normed[0], normed[1], rows
 
     def _refuse_overflow(self, logits: Tensor, plans: Sequence[Plan]) -> None:
         broken = torch.nonzero(~torch.isfinite(logits).all(-1)).flatten().tolist()
@@ -202,11 +209,16 @@ def _unembed(model: Model, normed: Tensor) -> Tensor:
 
 
 @contextmanager
-def _last_normed(model: Model) -> Iterator[list[Tensor]]:
-    """Keep what the final norm gives at the last position."""
+def _normed(model: Model, at: int) -> Iterator[list[Tensor]]:
+    """Keep what the final norm reads (in float32) and gives at one position."""
     found: list[Tensor] = []
+
+    def hook(_module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+        residual = args[0] if args else kwargs["hidden_states"]
+        found.extend((residual[:, at].float(), output[:, at]))
+
     # Behind the hook that freezes the norm, whose output this one then sees.
-    handle = model.final_norm_module.register_forward_hook(lambda _m, _a, output: found.append(output[:, -1]))
+    handle = model.final_norm_module.register_forward_hook(hook, with_kwargs=True)
     try:
         yield found
     finally:

@@ -39,17 +39,20 @@ class Watched:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What the model says at the last position, `baseline` before and `logits` after the edits.
+    """What the model says at `position`, `baseline` before and `logits` after the edits.
 
-    `layers` is the range of a constrained or iterative run, else all layers.
+    `layers` is the range of a constrained or iterative run, else all layers; `residual` the stream there after the
+    edits, before the final norm.
     """
 
     edits: tuple[Edit, ...]
     mode: str
     layers: tuple[int, int]
     attention: str
+    position: int
     baseline: Float[Tensor, " d_vocab"]
     logits: Float[Tensor, " d_vocab"]
+    residual: Float[Tensor, " d_model"]
     moves: tuple[Move, ...]
     watched: Watched
     _model: Model = field(repr=False)

@@ -150,8 +150,9 @@ def predict_and_measure(
             if given.prompt.tokens != graph.prompt.tokens:
                 raise InterventionError("the pruned graph is of another prompt than the full one; prune the same graph")
     outcomes = sweep(
-        model, dictionary, list(graph.prompt.tokens), cases, watch=feature_places(graph), view=view, progress=progress
-    )
+        model, dictionary, list(graph.prompt.tokens), cases, position=graph.answer_position,
+        watch=feature_places(graph), view=view, progress=progress,
+    )  # fmt: skip
     if any(outcome.moves for outcome in outcomes):
         raise InterventionError("a graph predicts changes of features; a direction of the stream is no node of it")
     return [
@@ -167,8 +168,13 @@ def predict_and_measure(
 def compare(graph: Graph, outcome: Outcome, *, name: str = "graph") -> Comparison:
     """What the graph predicts of an outcome's edits beside what was measured.
 
-    The outcome must have watched the graph's features. Raises InterventionError when it has not.
+    The outcome must have watched the graph's features, and its answer be read where the graph's is. Raises
+    InterventionError when not.
     """
+    if outcome.position != graph.answer_position:
+        raise InterventionError(
+            f"the outcome was read at position {outcome.position}, the graph's answer stands at {graph.answer_position}"
+        )
     table, number = graph.nodes, _numbers(graph)
     prediction = predict(graph, outcome.edits, mode=outcome.mode, layers=outcome.layers)
     edited = {number.get((edit.layer, edit.position, edit.feature)) for edit in outcome.edits}

@@ -1,5 +1,6 @@
 """What an ablation does to the answer: how the probabilities move, and how each target's logit does."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from lucida.graph import Graph
+from lucida.interventions import Outcome
 from lucida.models.model import Model
 from lucida.validation.subject import Subject
 
@@ -26,8 +28,9 @@ class Effects:
 
 
 @torch.no_grad()
-def effects(subject: Subject, final: Float[Tensor, "ablation d_model"]) -> Effects:
-    """The effects of runs that end in `final`, the residual before the final norm at the answer's position."""
+def effects(subject: Subject, outcomes: Sequence[Outcome]) -> Effects:
+    """The effects of ablations on the answer; logits in float64 from the residual, since most effects are small."""
+    final = torch.stack([outcome.residual for outcome in outcomes])
     model, own = subject.view.model, subject.view.recording.residual_final[subject.at]
     vectors = target_vectors(model, subject.graph)
     change = _final_norm(model, final).double() @ vectors.T - _final_norm(model, own).double() @ vectors.T

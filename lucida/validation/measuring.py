@@ -7,8 +7,9 @@ from functools import partial
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lucida.evaluation.ablation import Ablated, ablate_features, graph_features
+from lucida.evaluation.ablation import ablate_features, graph_features, watched_activations
 from lucida.graph.influence import influence, measure_of
+from lucida.interventions import Outcome
 from lucida.progress import Progress, silent
 from lucida.validation.agreement import Agreement, measure_agreement
 from lucida.validation.answer import effects
@@ -124,18 +125,19 @@ def _ablations(
     held = ablate(table, watched, attention="frozen")
     live = ablate(table, attention="live")
     claims = node_claims(graph, sources, subject.reach)
-    frozen_effects, live_effects = effects(subject, held.final), effects(subject, live.final)
+    frozen_effects, live_effects = effects(subject, held), effects(subject, live)
     samples = NodeSamples(
         sources, claims, frozen_effects.kl, live_effects.kl, frozen_effects.change[:, 0], live_effects.change[:, 0],
         claims.predicted[:, 0], claims.predicted_direct[:, 0],
     )  # fmt: skip
-    return samples, _pairs(subject, sources, targets, held.activations) if len(targets) else None
+    return samples, _pairs(subject, sources, targets, watched_activations(held, len(targets))) if len(targets) else None
 
 
-def _ablating(subject: Subject, progress: Progress) -> Callable[..., Ablated]:
+def _ablating(subject: Subject, progress: Progress) -> Callable[..., list[Outcome]]:
     """`ablate_features` on this graph."""
     where = {"reach": subject.reach, "at": subject.at, "progress": progress}
-    return partial(ablate_features, subject.view, subject.basis, **where)
+    dictionary = None if subject.basis is None else subject.basis.dictionary
+    return partial(ablate_features, subject.view, dictionary, **where)
 
 
 def _pairs(subject: Subject, sources: np.ndarray, targets: np.ndarray, found: np.ndarray) -> PairSamples:
@@ -157,9 +159,7 @@ def _controls(
     if matched is None:
         return None
     ablate = _ablating(subject, progress)
-    own, control = (
-        effects(subject, ablate(table, attention="frozen").final) for table in (matched.chosen, matched.controls)
-    )
+    own, control = (effects(subject, ablate(table, attention="frozen")) for table in (matched.chosen, matched.controls))
     predicted = -linear_effects(subject.graph, matched.nodes, subject.reach)[:, 0]
     return ControlSamples(own.kl, control.kl, matched.ratio, predicted, own.change[:, 0])
 

@@ -58,7 +58,7 @@ def open_subject(model: Model, dictionary: Dictionary | None, graph: Graph, *, r
     _refuse_other_dictionary(metadata.get("dictionary") or {}, dictionary)
     _refuse_other_model(metadata, model)
     view = FrozenModel(model, record(model, model.tokenize(graph.prompt)))
-    at = int(graph.nodes.position[graph.nodes.is_kind("logit")][0])
+    at = graph.answer_position
     sinks = int((metadata.get("settings") or {}).get("sink_positions", 1))
     basis = None if dictionary is None else DictionaryBasis(model, dictionary)
     subject = Subject(view, basis, graph, at, reach, sinks)

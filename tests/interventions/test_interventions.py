@@ -8,8 +8,9 @@ import torch
 
 from lucida import Inhibit, Inject, Microscope, Scale, Set
 from lucida.dictionaries import Dictionary, random_dictionary
-from lucida.errors import InterventionError
+from lucida.errors import InterventionError, PromptError
 from lucida.interventions.plans import places_of, settings
+from lucida.interventions.prediction import compare, feature_places, predict_and_measure
 from lucida.models.linear import FrozenModel
 from lucida.models.recording import record
 
@@ -195,3 +196,31 @@ def test_golden_model_edits_every_site(golden_folder: Path) -> None:
     node = graph.find(kind="feature")[0]
     assert scope.intervene(graph.prompt, {node: 0.0}).edits[0].before == pytest.approx(node.activation, abs=1e-5)
     assert isinstance(scope.dictionary, Dictionary)
+
+
+@pytest.mark.parametrize("mode", ["free", "constrained", "iterative", "frozen"])
+def test_the_answer_is_read_where_it_is_asked_for(tiny_model: Any, mode: Any) -> None:
+    """What comes after a position is not seen there: the prompt up to it says the same."""
+    scope = scope_with(tiny_model("llama"))
+    graph = scope.trace(TOKENS, [7], max_nodes=None)
+    edits = {next(n for n in graph.find(kind="feature", layer=0) if n.position in (1, 2, 3)): -2.0}
+    whole = scope.intervene(TOKENS, edits, mode=mode, position=3)
+    short = scope.intervene(TOKENS[:4], edits, mode=mode)
+    assert (whole.position, short.position) == (3, 3)
+    torch.testing.assert_close(whole.logits, short.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(whole.baseline, short.baseline, atol=1e-4, rtol=0)
+    assert not torch.equal(whole.logits, scope.intervene(TOKENS, edits, mode=mode).logits)
+    with pytest.raises(PromptError, match="position 9 is outside the prompt of 5 tokens"):
+        scope.intervene(TOKENS, edits, mode=mode, position=9)
+
+
+def test_a_prediction_is_of_the_place_where_the_graph_reads(tiny_model: Any) -> None:
+    scope = scope_with(tiny_model("llama"))
+    graph = scope.trace(TOKENS, [7], position=3, max_nodes=None)
+    assert graph.answer_position == 3
+    edits = {an_active(scope): 0.0}
+    tested = predict_and_measure(scope.model, scope.dictionary, graph, [edits])
+    assert tested[0].outcome.position == 3
+    elsewhere = scope.sweep(TOKENS, [edits], watch=feature_places(graph))[0]
+    with pytest.raises(InterventionError, match="read at position 4, the graph's answer stands at 3"):
+        compare(graph, elsewhere)

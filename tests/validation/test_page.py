@@ -37,7 +37,7 @@ def validation(rank: float = 0.5, **changes: object) -> Validation:
     found = Validation(
         model="tiny", dictionary="features", kind="features", prompts=(HOSTILE,), targets=(HOSTILE,), features=50,
         reach=2, seed=0,
-        pairs=PairMeasures(Correlation(some, 9), Correlation(some, 9), some, some, some, some, 0.1),
+        pairs=PairMeasures(*[Correlation(some, 9)] * 2, some, some, some, some, 0.1, Correlation(some, 18)),
         nodes=NodeMeasures(some, some, some, some, some, some, number(0.0), number(0.0)),
         agreement=(StepAgreement(1, some, some, some, some, some, some),),
         attention=AttentionMeasures(some, some),
@@ -136,3 +136,13 @@ def test_axes_keep_order_and_bounds() -> None:
     assert linear_axis([]).ticks
     assert log_axis([]).ticks
     assert signed_axis([0.0, 0.0]).ticks
+
+
+@pytest.mark.parametrize(
+    ("slope", "spread", "rank", "level"),
+    [(1.0, 0.1, 0.8, "holds"), (1.0, 0.6, 0.8, "partly"), (1.0, 0.1, 0.25, "partly"), (0.3, 0.1, 0.8, "fails")],
+)
+def test_a_slope_is_believed_with_interval_and_rank(slope: float, spread: float, rank: float, level: str) -> None:
+    found = validation(rank)
+    found = replace(found, prediction=replace(found.prediction, slope=number(slope, spread)))
+    assert next(line for line in findings(found) if line.name.startswith("Slope")).level == level

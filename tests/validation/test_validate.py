@@ -116,8 +116,8 @@ def test_prediction_follows_the_paths_that_an_ablation_leaves_open(reach: int) -
     low = subject.features[graph.nodes.layer[subject.features] <= 1]
     # A feature that is nearly off moves no gate.
     sources = low[np.argsort(graph.nodes.activation[low])][:16]
-    outcome = ablate_features(subject.view, subject.basis, graph_features(graph, sources), reach=reach, at=subject.at)
-    change = effects(subject, outcome.final).change
+    found = ablate_features(subject.view, dictionary, graph_features(graph, sources), reach=reach, at=subject.at)
+    change = effects(subject, found).change
     predicted = -linear_effects(graph, sources, reach)
     scale = np.abs(predicted).max()
     assert np.median(np.abs(change - predicted)) < 0.01 * scale
