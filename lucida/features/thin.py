@@ -157,6 +157,6 @@ def _write(path: Path, table: pa.Table) -> None:
         else:
             encodings[name] = encoding
     pq.write_table(
-        table, path, compression="zstd", compression_level=LEVEL, row_group_size=ROWS, use_dictionary=plain,
-        column_encoding=encodings,
+        table, path, compression="zstd", compression_level=LEVEL, row_group_size=ROWS,
+        use_dictionary=plain, column_encoding=encodings,  # pyright: ignore[reportArgumentType]
     )  # fmt: skip

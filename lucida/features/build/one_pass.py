@@ -154,7 +154,7 @@ def _header(
             **({"units": units.settings} if units.settings else {}),
         },
         shard=shard,
-        **kept,
+        **kept,  # pyright: ignore[reportArgumentType]
     )
 
 
