@@ -32,6 +32,10 @@ class Examples:
         """The entries at indices, where a mask is true, or in a slice."""
         return Examples(*(getattr(self, f.name)[which] for f in fields(self)))
 
+    def columns(self) -> "tuple[NDArray, ...]":
+        """The arrays, in the order of the fields."""
+        return tuple(getattr(self, f.name) for f in fields(self))
+
     @classmethod
     def none(cls, radius: int) -> "Examples":
         """No example."""

@@ -99,7 +99,7 @@ def load_state(folder: Path, header: IndexHeader, limits: Limits) -> IndexState:
     state.top, state.sample = _load_examples(folder / "examples.parquet", header, limits)
     active = read_table(folder / "active.parquet", ACTIVE)
     numbers = numbers_of(header.space, active["layer"].to_numpy(), active["feature"].to_numpy())
-    state.active = [(active["position"].to_numpy(), numbers, active["value"].to_numpy())]
+    state.active.append(active["position"].to_numpy(), numbers, active["value"].to_numpy())
     state.settle()
     return state
 

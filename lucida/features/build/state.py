@@ -17,14 +17,12 @@ from lucida.features.build.examples import (
     least_kept,
 )
 from lucida.features.build.numbers import OCTAVES, histogram_bins, priorities, whole
+from lucida.features.build.waiting import Waiting
 from lucida.features.build.windows import Cut, Windows
 from lucida.features.tables import BINS_PER_OCTAVE, HISTOGRAM_BINS
 
 PENDING = 400_000
 """Admitted examples that wait before they are merged with those that are kept."""
-BATCH_AS_EXAMPLES = 10
-"""What a batch of waiting examples takes beside them, in examples: six arrays, however short. Late in a corpus a batch
-holds few, and without this 400,000 batches could wait."""
 HISTOGRAM_EVENTS = 1 << 23
 """Events that wait before they are counted into histograms."""
 
@@ -75,7 +73,7 @@ class IndexState:
     histogram: NDArray[np.int64] = field(init=False)
     top: Examples = field(init=False)
     sample: Examples = field(init=False)
-    active: list[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]] = field(default_factory=list)
+    active: Waiting = field(init=False)
 
     def __post_init__(self) -> None:
         n = self.n_features
@@ -85,11 +83,9 @@ class IndexState:
         self.histogram = np.zeros((n, HISTOGRAM_BINS), np.int64)
         self.top, self.sample = Examples.none(self.limits.radius), Examples.none(self.limits.radius)
         self._windows = Windows(self.limits.radius)
-        self._pending_top: list[Examples] = []
-        self._pending_sample: list[Examples] = []
-        self._bins: list[NDArray[np.int64]] = []
-        # Counted as they come: asking every batch for its length would take longer with every batch that waits.
-        self._n_pending, self._n_bins = 0, 0
+        self._pending_top, self._pending_sample = Waiting(*self.top.columns()), Waiting(*self.top.columns())
+        self.active = Waiting(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32))
+        self._bins, self._bin_cuts = Waiting(np.zeros(0, np.int64)), list[int]()
         self._find_thresholds()
 
     def add(self, events: Events) -> None:
@@ -105,9 +101,9 @@ class IndexState:
         np.minimum.at(self.first, number, events.place)
         np.maximum.at(self.last, number, events.place)
         bins = histogram_bins(value)
+        self._bin_cuts.append(len(self._bins))
         self._bins.append(number * HISTOGRAM_BINS + bins)
-        self._n_bins += len(number)
-        if self._n_bins > HISTOGRAM_EVENTS:
+        if len(self._bins) > HISTOGRAM_EVENTS:
             self._count_bins()
         with self._windows.of(number - events.first_number, events.cell, value, events.context) as cut:
             self._admit_top(events, cut)
@@ -117,11 +113,13 @@ class IndexState:
     def settle(self) -> None:
         """Merge what waits: after this the fields hold all that was added."""
         self._count_bins()
-        if self._pending_top:
-            self.top = keep_top(Examples.joined([self.top, *self._pending_top]), self.limits.k)
-        if self._pending_sample:
-            self.sample = keep_sample(Examples.joined([self.sample, *self._pending_sample]), self.limits.samples)
-        self._pending_top, self._pending_sample, self._n_pending = [], [], 0
+        if len(self._pending_top):
+            self.top = keep_top(Examples.joined([self.top, Examples(*self._pending_top.rows())]), self.limits.k)
+        if len(self._pending_sample):
+            waiting = Examples(*self._pending_sample.rows())
+            self.sample = keep_sample(Examples.joined([self.sample, waiting]), self.limits.samples)
+        self._pending_top.clear()
+        self._pending_sample.clear()
         self._find_thresholds()
 
     def merge(self, other: "IndexState") -> None:
@@ -136,14 +134,12 @@ class IndexState:
         self.first, self.last = np.minimum(self.first, other.first), np.maximum(self.last, other.last)
         self.top = keep_top(Examples.joined([self.top, other.top]), self.limits.k)
         self.sample = keep_sample(Examples.joined([self.sample, other.sample]), self.limits.samples)
-        self.active += other.active
+        self.active.append(*other.active.rows())
         self._find_thresholds()
 
     def active_sets(self) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
         """Place, number and activation of everything active at the sampled places, sorted by place, then number."""
-        if not self.active:
-            return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.float32)
-        place, number, value = (np.concatenate(column) for column in zip(*self.active, strict=True))
+        place, number, value = self.active.rows()
         order = np.lexsort((number, place))
         return place[order], number[order], value[order]
 
@@ -152,13 +148,15 @@ class IndexState:
         self._highest = highest_draw(self.sample, self.limits.samples, self.n_features * OCTAVES)
 
     def _count_bins(self) -> None:
-        for bins in self._bins:
+        (every,) = self._bins.rows()
+        for bins in np.split(every, self._bin_cuts[1:]) if len(every) else ():
             # A layer's numbers lie together: only its part of the histograms is touched.
             low = int(bins.min()) // HISTOGRAM_BINS
             counted = np.bincount(bins - low * HISTOGRAM_BINS)
             flat = self.histogram.reshape(-1)[low * HISTOGRAM_BINS :]
             flat[: len(counted)] += counted
-        self._bins, self._n_bins = [], 0
+        self._bins.clear()
+        self._bin_cuts.clear()
 
     def _admit_top(self, events: Events, cut: Cut) -> None:
         """Events that may be among the strongest; most are not, once a feature has been seen often."""
@@ -177,7 +175,7 @@ class IndexState:
 
     def _wait(
         self,
-        pending: list[Examples],
+        pending: Waiting,
         events: Events,
         which: NDArray[np.int64],
         group: NDArray[np.int64],
@@ -186,15 +184,14 @@ class IndexState:
     ) -> None:
         """Let the events at `which` wait; `group` and `draw` are theirs."""
         value, place, document = events.value[which], events.place[which], events.document[which]
-        pending.append(Examples(group, value, place, document, draw, cut(which)))
-        self._n_pending += len(which) + BATCH_AS_EXAMPLES
-        if self._n_pending > PENDING:
+        pending.append(*Examples(group, value, place, document, draw, cut(which)).columns())
+        if len(self._pending_top) + len(self._pending_sample) > PENDING:
             self.settle()
 
     def _keep_active(self, events: Events) -> None:
         chosen = place_draws(events.place) <= self.limits.place_draw
         if chosen.any():
-            self.active.append((events.place[chosen], events.number[chosen], events.value[chosen]))
+            self.active.append(events.place[chosen], events.number[chosen], events.value[chosen])
 
 
 def place_draws(places: NDArray[np.int64]) -> NDArray[np.uint64]:
