@@ -21,6 +21,15 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 # Tiny models: a second thread only waits, and two test processes share two cores. tests/test_real.py takes all.
 torch.set_num_threads(1)
 
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """All tests of a file run in one process: what they share is made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
+
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 BASE = {
@@ -65,6 +74,18 @@ FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
 }  # fmt: skip
 DENSE_FAMILIES = [name for name in FAMILIES if name not in ("mixtral", "qwen3_moe")]
 
+DICTIONARY_KINDS: dict[str, dict[str, Any]] = {
+    "plt": {"span": 1, "reads_at": "mlp_in", "writes_at": "mlp_out"},
+    "plt_topk": {"span": 1, "activation": "topk", "reads_at": "mlp_norm", "writes_at": "resid"},
+    "plt_skip": {"span": 1, "skip": True, "reads_at": "mlp_in", "writes_at": "mlp_out"},
+    "windowed": {"span": 2, "activation": "relu", "reads_at": "resid_mid", "writes_at": "mlp_out"},
+    "clt": {"span": 3, "reads_at": "resid_mid", "writes_at": "resid"},
+}
+FAMILIES_AND_KINDS = [
+    (f, k) for f in FAMILIES for k in (*DICTIONARY_KINDS, "neurons") if k != "neurons" or f in DENSE_FAMILIES
+]
+"""Every family with every kind of dictionary and, if it is dense, with its neurons."""
+
 
 def build_hf(family: str, seed: int = 0) -> Any:
     """A tiny random Hugging Face model of a family, biases and norm weights random too."""
@@ -79,6 +100,22 @@ def build_hf(family: str, seed: int = 0) -> Any:
             parameter += 0.15 * torch.randn_like(parameter)
     hf.config.architectures = [type(hf).__name__]
     return hf.requires_grad_(False)
+
+
+def dictionary_of_kind(view: Any, kind: str) -> Any:
+    """A random dictionary of a kind, about 4 of its 40 features active at a position of this view of a model."""
+    from lucida.dictionaries import random_dictionary
+
+    reads_at = view.reading_site(DICTIONARY_KINDS[kind]["reads_at"])
+    samples = {layer: view.site(layer, reads_at)[1:] for layer in range(view.n_layers)}
+    settings = {"l0": 4.0, "samples": samples, "seed": 3, "scale": 0.5, **DICTIONARY_KINDS[kind]}
+    return random_dictionary(view.n_layers, view.model.d_model, 40, **settings)
+
+
+@pytest.fixture
+def quick_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finished training run calibrates its thresholds on few tokens: the thousands of a real one take a minute."""
+    monkeypatch.setattr("lucida.training.loop.CALIBRATION_TOKENS", 200)
 
 
 @pytest.fixture(scope="session")

@@ -26,10 +26,10 @@ class Scale:
     inactive are left alone, as long as it is active at one of them.
     """
 
-    factor: float
+    factor: float | int
 
 
-def Inhibit(strength: float = 1.0) -> Scale:
+def Inhibit(strength: float | int = 1.0) -> Scale:
     """Steer a feature to `strength` times its activation in the opposite direction (the papers' "-1x")."""
     return Scale(-strength)
 
@@ -38,15 +38,15 @@ def Inhibit(strength: float = 1.0) -> Scale:
 class Set:
     """Put a feature at a value, whether it is active or not."""
 
-    value: float
+    value: float | int
 
 
 @dataclass(frozen=True)
 class Inject:
     """Put a feature at `strength` times a reference: its activation on a donor prompt, or its maximum."""
 
-    reference: float
-    strength: float = 1.0
+    reference: float | int
+    strength: float | int = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +54,7 @@ class Direction:
     """Move the residual stream x: ``x + strength v``, or with `project_out` ``x - strength (x . v) v / (v . v)``."""
 
     vector: Float[Tensor, " d_model"]
-    strength: float = 1.0
+    strength: float | int = 1.0
     project_out: bool = False
 
 
@@ -94,8 +94,8 @@ class Swap:
 
     out: "Key | tuple[Key, ...]"
     into: Donor
-    strength: float = 1.0
-    suppress: float = 0.0
+    strength: float | int = 1.0
+    suppress: float | int = 0.0
     positions: int | tuple[int, ...] | None = None
 
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 
 from lucida.dictionaries import Dictionary
 from lucida.errors import InterventionError
@@ -96,15 +97,15 @@ def _draw(
     nearest: int,
     generator: np.random.Generator,
 ) -> Control:
-    used: set[Place] = set()
+    free = {position: np.ones(len(c.layer), dtype=bool) for position, c in by_position.items()}
     found: dict[Place, Set] = {}
     ratios, same_layer = [], 0
     for edit, norm in zip(edits, norms, strict=True):
         candidates = by_position[edit.position]
-        index = _pick(edit, norm, candidates, used, nearest, generator)
+        index = _pick(edit, norm, candidates, free[edit.position], nearest, generator)
+        free[edit.position][index] = False
         layer, feature = int(candidates.layer[index]), int(candidates.feature[index])
         place = layer, edit.position, feature
-        used.add(place)
         now, written = float(candidates.activation[index]), float(candidates.written[index])
         size = _size(edit) * norm
         if edit.before:
@@ -121,13 +122,11 @@ def _pick(
     edit: Edit,
     norm: float,
     candidates: _Candidates,
-    used: set[Place],
+    is_free: Bool[np.ndarray, " candidate"],
     nearest: int,
     generator: np.random.Generator,
 ) -> int:
     """One of the nearest candidates that is not used: of the edit's layer, where `nearest` of them are there."""
-    places = zip(candidates.layer.tolist(), candidates.feature.tolist(), strict=True)
-    is_free = np.array([(layer, edit.position, feature) not in used for layer, feature in places], dtype=bool)
     here = np.flatnonzero(is_free & (candidates.layer == edit.layer))
     pool = here if len(here) >= nearest else np.flatnonzero(is_free)
     if not len(pool):

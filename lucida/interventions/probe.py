@@ -71,7 +71,7 @@ class Probe:
             return dense.gather(-1, features[:, None].expand(*x.shape[:-1], 1)).squeeze(-1)
         h = _dot(x, dictionary.encoder_rows(layer, features), dictionary.encoder_bias(layer, features))
         threshold = dictionary.thresholds(layer, features)
-        return h.clamp_min(0) if threshold is None else h * (h > threshold)
+        return torch.where(h > (0.0 if threshold is None else threshold), h, 0.0)
 
     def activations_at(
         self,

@@ -86,8 +86,8 @@ def _refuse_part(graph: Graph) -> None:
 def _refuse_other_dictionary(recorded: dict[str, Any], dictionary: Dictionary | None) -> None:
     kind, name = recorded.get("kind", "features"), recorded.get("name", "unknown")
     if (kind == "neurons") != (dictionary is None):
-        have = "the model's neurons" if dictionary is None else f"the dictionary {dictionary.name}"
-        raise GraphError(f"this graph was traced with {name}, but {have} is loaded; give --dictionaries {name}")
+        have = "the model's neurons are" if dictionary is None else f"the dictionary {dictionary.name} is"
+        raise GraphError(f"this graph was traced with {name}, but {have} loaded; give --dictionaries {name}")
     if dictionary is None:
         return
     claimed, found = (recorded.get("source") or {}).get("fingerprint"), dictionary.source.fingerprint

@@ -131,6 +131,7 @@ def pair_measures(samples: Sequence[Samples], seed: int) -> PairMeasures | None:
         direct_signs_weighted=signs(direct, column["share"]),
         knock_on_signs_weighted=signs(~direct, column["share"]),
         too_small=float((~moved).mean()) if len(moved) else 0.0,
+        everything=influence.spearman(seed=seed),
     )
 
 

@@ -48,8 +48,8 @@ class Pair:
 @dataclass(frozen=True)
 class PairMeasures:
     """Influence against measured change over pairs of features. `direct` pairs hold by construction; only `knock_on`
-    pairs, with live MLPs between, are evidence. `signs`: share of the pairs in which the sign of the edge is that of
-    the effect; `weighted` counts an edge by the share it is of its target's inputs.
+    pairs, with live MLPs between, are evidence; `everything` is both, the paper's number. `signs`: share of the pairs
+    in which the sign of the edge is that of the effect; `weighted` counts an edge by its share of its target's inputs.
     """
 
     direct: Correlation
@@ -60,6 +60,7 @@ class PairMeasures:
     knock_on_signs_weighted: Interval | None
     too_small: float
     """Share of the pairs whose target hardly moved: their signs are not counted."""
+    everything: Correlation
 
 
 @dataclass(frozen=True)

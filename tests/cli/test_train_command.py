@@ -17,6 +17,8 @@ SMALL = (
     "--set", "products=float32",
 )  # fmt: skip
 
+pytestmark = pytest.mark.usefixtures("quick_calibration")
+
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

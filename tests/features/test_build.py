@@ -29,10 +29,10 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def case(tiny_model: Callable, tiny_features: Callable, store_for: Callable) -> tuple[Any, Any, Any]:
     model = tiny_model("llama")
-    return model, tiny_features(model), store_for(model, 6000)
+    return model, tiny_features(model), store_for(model, 4000)
 
 
-def everything(model: Any, dictionary: Any, store: Any) -> list[dict[str, Any]]:
+def all_events(model: Any, dictionary: Any, store: Any) -> list[dict[str, Any]]:
     """All events of a corpus, one dict each."""
     rows: list[dict[str, Any]] = []
     tiles = Tiles(store, CONTEXT)
@@ -47,6 +47,11 @@ def everything(model: Any, dictionary: Any, store: Any) -> list[dict[str, Any]]:
     for tile in range(len(tiles)):
         reader.read(tile, receive)
     return rows
+
+
+@pytest.fixture(scope="module")
+def everything(case: tuple[Any, Any, Any]) -> list[dict[str, Any]]:
+    return all_events(*case)
 
 
 def table(folder: Path, name: str) -> list[dict[str, Any]]:
@@ -66,16 +71,20 @@ def whole(case: tuple, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_equals_an_index_that_keeps_everything(case: tuple, whole: Path) -> None:
-    model, dictionary, store = case
-    events = everything(model, dictionary, store)
+def test_equals_an_index_that_keeps_everything(case: tuple, everything: list[dict[str, Any]], whole: Path) -> None:
+    _, dictionary, store = case
     width = dictionary.n_features(0)
-    at = {(e["number"], e["place"]): e["value"] for e in events}
-    assert len(at) == len(events) > 10_000
-    examples = table(whole, "examples")
+    at = {(e["number"], e["place"]): e["value"] for e in everything}
+    assert len(at) == len(everything) > 10_000
+    by_number: dict[int, list[dict[str, Any]]] = {}
+    for event in everything:
+        by_number.setdefault(event["number"], []).append(event)
+    examples: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    for example in table(whole, "examples"):
+        examples.setdefault((example["layer"], example["feature"]), []).append(example)
     for row in table(whole, "stats"):
         number = row["layer"] * width + row["feature"]
-        own = [e for e in events if e["number"] == number]
+        own = by_number.get(number, [])
         values = np.array([e["value"] for e in own], np.float32)
         assert row["count"] == len(own)
         assert row["total"] == int(np.rint(values.astype(np.float64) * 2**20).sum())
@@ -84,7 +93,7 @@ def test_equals_an_index_that_keeps_everything(case: tuple, whole: Path) -> None
         assert row["last"] == max((e["place"] for e in own), default=-1)
         expected = np.bincount(np.clip(np.floor(np.log2(values) * 4) + 48, 0, 95).astype(int), minlength=96)
         assert np.abs(np.array(row["histogram"]) - expected).sum() <= 2  # log2 may round at an edge
-        mine = [e for e in examples if (e["layer"], e["feature"]) == (row["layer"], row["feature"])]
+        mine = examples.get((row["layer"], row["feature"]), [])
         assert [(e["value"], e["position"]) for e in mine if e["kind"] == "top"] == strongest(own)
         assert [(e["band"], e["position"]) for e in mine if e["kind"] == "sample"] == sampled(own, number)
         for example in mine:
@@ -100,8 +109,8 @@ def strongest(own: list[dict[str, Any]]) -> list[tuple[float, int]]:
 
 def sampled(own: list[dict[str, Any]], number: int) -> list[tuple[int, int]]:
     bands: dict[int, list[tuple[int, int]]] = {}
-    for event in own:
-        draw = int(priorities(np.array([event["place"]]), np.array([number]))[0])
+    draws = priorities(np.array([event["place"] for event in own], np.int64), np.full(len(own), number))
+    for event, draw in zip(own, draws.tolist(), strict=True):
         bands.setdefault(int(np.floor(np.log2(event["value"]))), []).append((draw, event["place"]))
     return [(band, place) for band in sorted(bands) for _, place in sorted(bands[band])[:SAMPLES]]
 
@@ -119,10 +128,10 @@ def check_text(example: dict[str, Any], at: dict, number: int, store: Any) -> No
     assert example["activations"] == [float(value) for value in expected]
 
 
-def test_sampled_places_hold_all_that_is_active(case: tuple, whole: Path) -> None:
-    events = everything(*case)
-    cut = np.sort(place_draws(np.arange(case[2].n_tokens)))[PLACES - 1]
-    chosen = [e for e in events if place_draws(np.array([e["place"]]))[0] <= cut]
+def test_sampled_places_hold_all_that_is_active(case: tuple, everything: list[dict[str, Any]], whole: Path) -> None:
+    draws = place_draws(np.arange(case[2].n_tokens))
+    cut = np.sort(draws)[PLACES - 1]
+    chosen = [e for e in everything if draws[e["place"]] <= cut]
     width = case[1].n_features(0)
     found = [(r["position"], r["layer"] * width + r["feature"], r["value"]) for r in table(whole, "active")]
     assert found == sorted((e["place"], e["number"], e["value"]) for e in chosen)
@@ -191,7 +200,7 @@ def test_prefix_and_a_cross_layer_dictionary(
     dictionary = tiny_features(model, span=model.n_layers, reads_at="resid_mid", writes_at="resid")
     store = store_for(model, 500, prefix=1)
     header = build_index(model, dictionary, store, tmp_path / "i", **SETTINGS)
-    events = everything(model, dictionary, store)
+    events = all_events(model, dictionary, store)
     assert sum(row["count"] for row in table(tmp_path / "i", "stats")) == len(events)
     assert header.n_places <= 500
     assert {e["place"] for e in events} <= set(range(500))

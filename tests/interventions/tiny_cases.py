@@ -4,9 +4,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from conftest import DENSE_FAMILIES, FAMILIES
+from conftest import FAMILIES_AND_KINDS, dictionary_of_kind
 
-from lucida.dictionaries import Dictionary, random_dictionary
+from lucida.dictionaries import Dictionary
 from lucida.interventions import Place
 from lucida.interventions.probe import Probe
 from lucida.models.linear import FrozenModel
@@ -14,18 +14,10 @@ from lucida.models.recording import record
 
 TOKENS = [5, 17, 3, 88, 41, 17]
 
-KINDS: dict[str, dict[str, Any]] = {
-    "plt": {"reads_at": "mlp_in", "writes_at": "mlp_out"},
-    "plt_topk": {"activation": "topk", "reads_at": "mlp_norm", "writes_at": "resid"},
-    "plt_skip": {"skip": True, "reads_at": "mlp_in", "writes_at": "mlp_out"},
-    "windowed": {"span": 2, "activation": "relu", "reads_at": "resid_mid", "writes_at": "mlp_out"},
-    "clt": {"span": 3, "reads_at": "resid_mid", "writes_at": "resid"},
-}
-PAIRS = [(f, k) for f in FAMILIES for k in (*KINDS, "neurons") if k != "neurons" or f in DENSE_FAMILIES]
 ALL_KINDS = ("llama", "gemma2")
 """Families that differ in what matters here (none, and a norm behind the MLP) run with every kind."""
-SOME = [(f, k) for f, k in PAIRS if f in ALL_KINDS or k == "clt"]
-FEW = [(f, k) for f, k in PAIRS if f in ALL_KINDS]
+SOME = [(f, k) for f, k in FAMILIES_AND_KINDS if f in ALL_KINDS or k == "clt"]
+FEW = [(f, k) for f, k in FAMILIES_AND_KINDS if f in ALL_KINDS]
 
 
 @cache
@@ -35,12 +27,7 @@ def view_of(model: Any) -> FrozenModel:
 
 @cache
 def features_of(model: Any, kind: str) -> Dictionary | None:
-    if kind == "neurons":
-        return None
-    view, settings = view_of(model), KINDS[kind]
-    reads_at = view.reading_site(settings["reads_at"])
-    samples = {layer: view.site(layer, reads_at)[1:] for layer in range(view.n_layers)}
-    return random_dictionary(view.n_layers, model.d_model, 40, l0=4.0, samples=samples, seed=3, scale=0.5, **settings)
+    return None if kind == "neurons" else dictionary_of_kind(view_of(model), kind)
 
 
 @cache

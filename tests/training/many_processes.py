@@ -1,7 +1,7 @@
-"""Runs in processes of their own, as a script: one that is slow enough to be killed, and meshes of several.
+"""Runs in processes of their own, as a script: one that is killed, and meshes of several.
 
-`python many_processes.py slow FOLDER` trains SLOW. `python many_processes.py meshes FOLDER` trains each of CASES in
-as many processes as its mesh has. They are forked from one, which has imported everything: that takes longest.
+`python many_processes.py FOLDER` trains SLOW and kills it, and each of CASES in as many processes as its mesh has.
+They are forked from one, which has imported everything: that takes longest. Cases of as many processes share them.
 """
 
 import errno
@@ -12,9 +12,10 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 
@@ -57,7 +58,12 @@ class Case:
     feature: int
     config: TrainingConfig
     mishap: str = ""
-    """`stopped` after 10 steps and run again; `full` disk in the second process; `differ` in their settings."""
+    """`stopped` after 5 steps and run again; `full` disk in the second process; `differ` in their settings."""
+
+    @property
+    def size(self) -> int:
+        """How many processes it has."""
+        return self.data * self.feature
 
     @property
     def folder(self) -> str:
@@ -65,17 +71,20 @@ class Case:
         return f"{self.name}-{self.data}x{self.feature}"
 
 
+STEPS = 14
 CONFIGS = {
     # Features that die and are revived on tokens that do not divide evenly among processes; gradients are clipped.
-    "batchtopk": tiny_config(k=0.3, anneal_from=4.0, aux_share=1 / 3, clip=0.05, checkpoint_minutes=0.0),
+    "batchtopk": tiny_config(
+        n_tokens=STEPS * 64, k=0.3, anneal_from=4.0, aux_share=1 / 3, clip=0.05, checkpoint_minutes=0.0
+    ),
     # Streams have different numbers of usable tokens, so the processes calibrate on different numbers.
-    "bfloat16": tiny_config(products="bfloat16", span=1, sink_norm=1.2),
-    "tanh": tiny_config(activation="jumprelu", span=2, preactivation_weight=0.1),
-    "quadratic": tiny_config(activation="jumprelu", penalty="quadratic", span=1),
+    "bfloat16": tiny_config(n_tokens=STEPS * 64, products="bfloat16", span=1, sink_norm=1.2),
+    "tanh": tiny_config(n_tokens=STEPS * 64, activation="jumprelu", span=2, preactivation_weight=0.1),
+    "quadratic": tiny_config(n_tokens=STEPS * 64, activation="jumprelu", penalty="quadratic", span=1),
 }
-MESHES = {"batchtopk": ((1, 1), (2, 1), (1, 2), (2, 2), (4, 1)), "bfloat16": ((1, 1), (2, 1), (1, 2)),
+MESHES = {"batchtopk": ((1, 1), (2, 1), (1, 2), (2, 2)), "bfloat16": ((1, 1), (2, 1), (1, 2)),
           "tanh": ((1, 1), (2, 1), (1, 2)), "quadratic": ((1, 1), (2, 1), (1, 2))}  # fmt: skip
-CASES = [Case(name, *shape, CONFIGS[name]) for name, shapes in MESHES.items() for shape in shapes]
+CASES = [Case(name, data, feature, CONFIGS[name]) for name, shapes in MESHES.items() for data, feature in shapes]
 CASES += [
     Case("stopped", 2, 2, CONFIGS["batchtopk"], mishap="stopped"),
     Case("full", 1, 2, CONFIGS["batchtopk"], mishap="full"),
@@ -128,7 +137,7 @@ def mishap(case: Case, mesh: Mesh) -> Iterator[None]:
 
     def stopping(state: RunState, folder: Path, mesh: Mesh) -> None:
         save_checkpoint(state, folder, mesh)
-        if state.step == 10:
+        if state.step == STEPS // 2:
             raise KeyboardInterrupt
 
     def full(tensors: dict[str, Tensor], path: Path) -> None:
@@ -144,16 +153,13 @@ def mishap(case: Case, mesh: Mesh) -> Iterator[None]:
     loop.save_checkpoint, checkpoint.save_file = save_checkpoint, save_tensors
 
 
-def fork(case: Case, rank: int, port: int, folder: Path, model: Model) -> int:
+def fork(run: Callable[[], None]) -> int:
     """Start one process; returns its id."""
     pid = os.fork()
     if pid:
         return pid
     try:
-        size = str(case.data * case.feature)
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
-        worker(case, folder, model)
+        run()
         os._exit(0)
     except BaseException:
         traceback.print_exc()
@@ -161,25 +167,48 @@ def fork(case: Case, rank: int, port: int, folder: Path, model: Model) -> int:
         os._exit(1)
 
 
+def member(cases: list[Case], rank: int, port: int, folder: Path, models: dict[str, Model]) -> None:
+    """The process of this rank of cases that have as many."""
+    size = str(cases[0].size)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "GLOO_SOCKET_IFNAME": "lo"}
+    for case in cases:
+        worker(case, folder, models[case.config.products])
+
+
+def killed(folder: Path) -> None:
+    """Train SLOW, which saves all the time, and kill -9 it after its fifth step."""
+    pid = fork(lambda: slow(folder))
+    saved = folder / "checkpoint" / "state.json"
+    while not saved.exists() or json.loads(saved.read_text())["step"] < 5:
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0), "it ended before it was killed"
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+
 def meshes(folder: Path) -> None:
-    """All cases one after the other; fails with the first process that does."""
-    loop.CALIBRATION_TOKENS = 500
+    """All cases, those that end in an error by themselves; fails with the first process that does."""
+    loop.CALIBRATION_TOKENS = 200
     models = {products: model_of(products) for products in ("float32", "bfloat16")}
-    for case in CASES:
+    broken = [case for case in CASES if case.mishap in ("full", "differ")]
+    sound = [case for case in CASES if case not in broken]
+    by_size = [[case for case in sound if case.size == size] for size in sorted({case.size for case in sound})]
+    for cases in [*by_size, *([case] for case in broken)]:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
-        ranks = range(case.data * case.feature)
-        running = {fork(case, rank, port, folder, models[case.config.products]) for rank in ranks}
+        running = {fork(partial(member, cases, rank, port, folder, models)) for rank in range(cases[0].size)}
         while running:
             pid, status = os.wait()
             running.discard(pid)
             if status:
                 for other in running:
                     os.kill(other, signal.SIGKILL)
-                raise SystemExit(f"{case.folder} failed")
+                raise SystemExit(f"a process of {', '.join(case.folder for case in cases)} failed")
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"slow": slow, "meshes": meshes}[sys.argv[1]](Path(sys.argv[2]))
+    killed(Path(sys.argv[1]) / "killed")
+    meshes(Path(sys.argv[1]))

@@ -1,4 +1,6 @@
-"""Several processes train what one does: features shared, data shared, or both; and none waits for one that failed."""
+"""Several processes train what one does: features shared, data shared, or both; and none waits for one that failed.
+One that is killed goes on where it was.
+"""
 
 import json
 import os
@@ -11,15 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from many_processes import CASES, CONFIGS, MESHES, model_of, rows_of
+from many_processes import CASES, CONFIGS, MESHES, SLOW, STEPS, model_of, rows_of
 from safetensors.torch import load_file
 from torch import Tensor
 
 from lucida.errors import TrainingError
-from lucida.training import loop, train
+from lucida.training import train
 from lucida.training.activations import Activations
+from lucida.training.checkpoint import saved_config
 
-SHARED = [case for case in CASES if case.data * case.feature > 1 and case.mishap in ("", "stopped")]
+SHARED = [case for case in CASES if case.size > 1 and case.mishap in ("", "stopped")]
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +31,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     script = Path(__file__).with_name("many_processes.py")
     process = subprocess.Popen(
-        [sys.executable, script, "meshes", folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        [sys.executable, script, folder], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
     try:
@@ -82,7 +85,7 @@ def test_checkpoints_equal_those_of_one_process(runs: Path, case: Any) -> None:
 def test_dictionaries_equal_that_of_one_process(runs: Path, case: Any) -> None:
     """Every process gets the whole: calibrated on the same tokens, folded, joined."""
     wanted = load_file(runs / alone(case) / "dictionary-0.safetensors")
-    for rank in range(case.data * case.feature):
+    for rank in range(case.size):
         found = load_file(runs / case.folder / f"dictionary-{rank}.safetensors")
         assert found.keys() == wanted.keys()
         for name, tensor in wanted.items():
@@ -93,12 +96,12 @@ def test_dictionaries_equal_that_of_one_process(runs: Path, case: Any) -> None:
 @pytest.mark.parametrize("case", SHARED, ids=lambda case: case.folder)
 def test_only_the_first_process_reports_and_of_all(runs: Path, case: Any) -> None:
     heard = [json.loads((runs / case.folder / f"heard-{rank}.json").read_text()) for rank in
-             range(case.data * case.feature)]  # fmt: skip
+             range(case.size)]  # fmt: skip
     assert all(others == [] for others in heard[1:])
     lines = (runs / case.folder / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == heard[0]
     wanted = json.loads((runs / alone(case) / "heard-0.json").read_text())
-    assert [m["step"] for m in heard[0]] == [m["step"] for m in wanted] == list(range(1, 21))
+    assert [m["step"] for m in heard[0]] == [m["step"] for m in wanted] == list(range(1, STEPS + 1))
     for ours, theirs in zip(heard[0], wanted, strict=True):
         for name in ("l0_by_layer", "dead", "learning_rate"):
             assert ours[name] == theirs[name], name
@@ -141,11 +144,28 @@ def test_processes_that_were_given_different_settings_are_refused(runs: Path) ->
         assert "\n" not in found
 
 
+@pytest.mark.usefixtures("quick_calibration")
 def test_a_run_goes_on_with_other_data_processes_but_not_other_feature_processes(
-    runs: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Path,
 ) -> None:
-    monkeypatch.setattr(loop, "CALIBRATION_TOKENS", 500)
     config = CONFIGS["batchtopk"]
     with pytest.raises(TrainingError, match=r"has no shard-1-of-1.safetensors but shard-1-of-2.*as many processes"):
         train(model_of("float32"), rows_of(config), config, runs / "batchtopk-2x2")
     train(model_of("float32"), rows_of(config), config, runs / "batchtopk-2x1")
+
+
+@pytest.mark.usefixtures("quick_calibration")
+def test_a_killed_process_goes_on_to_the_same_bits(runs: Path, tmp_path: Path) -> None:
+    """kill -9 while it trains and saves all the time."""
+    folder = runs / "killed"
+    assert saved_config(folder / "checkpoint") == SLOW
+    reached = json.loads((folder / "checkpoint/state.json").read_text())["step"]
+    assert 5 <= reached < SLOW.n_steps
+    for place in (folder, tmp_path):
+        train(model_of("float32"), rows_of(SLOW), SLOW, place, name="made")
+    found, wanted = whole_checkpoint(folder), whole_checkpoint(tmp_path)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(tensor, wanted[name]) for name, tensor in found.items())
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == SLOW.n_steps

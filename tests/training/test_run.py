@@ -19,10 +19,7 @@ from lucida.training.checkpoint import saved_config
 from lucida.training.memory import bytes_of_process, refuse_too_large
 from lucida.training.mesh import Mesh
 
-
-@pytest.fixture(autouse=True)
-def quick_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CALIBRATION_TOKENS", 500)
+pytestmark = pytest.mark.usefixtures("quick_calibration")
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_hf
+from conftest import DICTIONARY_KINDS, build_hf, dictionary_of_kind
 from steady_models import own_features, steady_model
 
 from lucida.attribution import trace
-from lucida.dictionaries import random_dictionary
 from lucida.errors import GraphError, LucidaError
 from lucida.evaluation.ablation import ablate_features, graph_features
 from lucida.evaluation.running import run_copies
@@ -34,14 +33,6 @@ from lucida.validation.verdicts import LEVELS
 TOKENS = [5, 17, 3, 48, 41, 17, 9, 22]
 FEW = {"ablations": 24, "targets": 24, "controls": 6, "pushes": 4}
 
-KINDS: dict[str, dict[str, Any]] = {
-    "plt": {"span": 1, "reads_at": "mlp_in", "writes_at": "mlp_out"},
-    "plt_topk": {"span": 1, "activation": "topk", "reads_at": "mlp_norm", "writes_at": "resid"},
-    "plt_skip": {"span": 1, "skip": True, "reads_at": "mlp_in", "writes_at": "mlp_out"},
-    "windowed": {"span": 2, "activation": "relu", "reads_at": "resid_mid", "writes_at": "mlp_out"},
-    "clt": {"span": 3, "reads_at": "resid_mid", "writes_at": "resid"},
-}
-
 
 @pytest.fixture(autouse=True)
 def few_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -57,15 +48,11 @@ def traced(model: Model, kind: str) -> tuple[Any, Graph]:
     if kind == "own":
         dictionary = own_features(model)
     else:
-        view = FrozenModel(model, record(model, model.tokenize(TOKENS)))
-        reads_at = view.reading_site(KINDS[kind]["reads_at"])
-        samples = {layer: view.site(layer, reads_at)[1:] for layer in range(view.n_layers)}
-        settings = {"l0": 4.0, "samples": samples, "seed": 3, "scale": 0.5, **KINDS[kind]}
-        dictionary = random_dictionary(view.n_layers, model.d_model, 40, **settings)
+        dictionary = dictionary_of_kind(FrozenModel(model, record(model, model.tokenize(TOKENS))), kind)
     return dictionary, trace(model, dictionary, TOKENS, max_nodes=None)
 
 
-CASES = [("llama", kind) for kind in (*KINDS, "neurons")]
+CASES = [("llama", kind) for kind in (*DICTIONARY_KINDS, "neurons")]
 CASES += [("gemma2", "clt"), ("gpt_neox", "plt"), ("olmo2", "windowed"), ("gpt2", "neurons")]
 
 
