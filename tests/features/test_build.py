@@ -72,17 +72,35 @@ def whole(case: tuple, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_equals_an_index_that_keeps_everything(case: tuple, everything: list[dict[str, Any]], whole: Path) -> None:
+    assert len(everything) > 10_000
+    check_index(case, everything, whole)
+
+
+@pytest.mark.real
+def test_the_same_on_a_hundred_thousand_tokens(
+    tiny_model: Callable, tiny_features: Callable, store_for: Callable, tmp_path: Path
+) -> None:
+    model = tiny_model("llama")
+    case = model, tiny_features(model), store_for(model, 100_000)
+    build_index(*case, tmp_path / "i", **SETTINGS)
+    everything = all_events(*case)
+    assert len(everything) > 250_000
+    check_index(case, everything, tmp_path / "i")
+
+
+def check_index(case: tuple, everything: list[dict[str, Any]], folder: Path) -> None:
+    """Statistics and examples of an index are those of all events."""
     _, dictionary, store = case
     width = dictionary.n_features(0)
     at = {(e["number"], e["place"]): e["value"] for e in everything}
-    assert len(at) == len(everything) > 10_000
+    assert len(at) == len(everything)
     by_number: dict[int, list[dict[str, Any]]] = {}
     for event in everything:
         by_number.setdefault(event["number"], []).append(event)
     examples: dict[tuple[int, int], list[dict[str, Any]]] = {}
-    for example in table(whole, "examples"):
+    for example in table(folder, "examples"):
         examples.setdefault((example["layer"], example["feature"]), []).append(example)
-    for row in table(whole, "stats"):
+    for row in table(folder, "stats"):
         number = row["layer"] * width + row["feature"]
         own = by_number.get(number, [])
         values = np.array([e["value"] for e in own], np.float32)
