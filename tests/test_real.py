@@ -143,13 +143,15 @@ def test_demo_files(smollm: Microscope, tmp_path: Path) -> None:
 
 
 def test_the_features_that_ship_carry_the_answer(smollm: Microscope) -> None:
-    """What README shows: with its own features SmolLM2's graph explains .44, and 10 of them turn the answer."""
+    """What README shows: with its own features SmolLM2's graph explains .45, and 10 of them turn the answer."""
     scope = Microscope(smollm.model, "smollm2-135m-plt")
     graph = scope.trace(PROMPT, ("large", "small"))
     assert graph.scores().replacement > 0.4
-    assert scope.top_tokens(PROMPT, 1)[0].text == "large"
-    without = scope.intervene(graph.prompt, dict.fromkeys(graph.strongest(10), 0.0)).top_tokens(1)[0]
-    assert (without.text, without.probability > 0.3) == ("small", True)
+    outcome = scope.intervene(graph.prompt, dict.fromkeys(graph.strongest(10), 0.0))
+    assert [outcome.top_tokens(1, before=before)[0].text for before in (True, False)] == ["large", "small"]
+    assert outcome.probability("large") < 0.05 < 0.2 < outcome.probability("large", before=True)
+    assert outcome.probability("small") > 1.5 * outcome.probability("small", before=True)
+    assert sum(bool(node.label) for node in graph.strongest(10)) > 5, "names come from the index beside the features"
 
 
 def test_the_default_features_are_the_ones_that_ship() -> None:

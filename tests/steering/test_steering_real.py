@@ -1,5 +1,6 @@
 """SmolLM2 under steering: nothing turned is `transformers`; a feature turned up visibly turns the text."""
 
+import re
 from typing import Any
 
 import pytest
@@ -13,6 +14,11 @@ from lucida.steering import Steer, generate
 pytestmark = pytest.mark.real
 
 PROMPT = "The best thing about my weekend was"
+
+TOPICS = {
+    "sea": r"\b(sea|ships?|boats?|sail\w*|ocean|beach|harbou?r|navy)\b",
+    "food": r"\b(food|salad|burgers?|cake|cheese|lasagn?[ae]|vegan|cook\w*|delicious)\b",
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +49,14 @@ def test_no_steers_are_transformers_greedy(smollm: Microscope, prompt: Any) -> N
 
 
 def test_a_feature_turns_the_text(smollm: Microscope) -> None:
-    """The example of docs/steering.md: feature 20:604 writes of ships, 4:857 of food."""
+    """The examples of docs/steering.md: feature 20:604 writes of the sea, 4:857 of food, the model of neither."""
     if smollm.dictionary is None:
         pytest.skip("no dictionary of SmolLM2 is shipped here")
-    steers = {"sea": [Steer(20, 604, 8.0, maximum=5.7)], "food": [Steer(4, 857, 8.0, maximum=3.9)]}
+    steers = {"sea": [Steer(20, 604, 4.0)], "food": [Steer(4, 857, 4.0)]}
     found = generate(smollm.model, smollm.dictionary, PROMPT, steers, max_tokens=24)
-    texts = {name: found.of(name)[0].text for name in found.conditions}
-    assert "ship" in texts["sea"]
-    assert "burger" in texts["food"]
-    assert "ship" not in texts["baseline"]
-    assert "burger" not in texts["baseline"]
+    assert {unit.source for unit in found.units} == {"index"}
+    topics = {
+        name: [topic for topic, words in TOPICS.items() if re.search(words, found.of(name)[0].text)]
+        for name in found.conditions
+    }
+    assert topics == {"baseline": [], "sea": ["sea"], "food": ["food"]}
