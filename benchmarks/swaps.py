@@ -23,7 +23,6 @@ The protocol, fixed before any rate was seen (but for the 40, which are for time
 
 import argparse
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +39,7 @@ from lucida.interventions.changes import Case, Donated, Inject
 from lucida.interventions.probe import Probe
 from lucida.models.linear import FrozenModel
 from lucida.models.recording import record
+from lucida.statistics import wilson
 
 FEATURES, NODES, DRAWS = 50, 1024, 5
 STRENGTHS = {"1x": (1.0, 0.0), "2x": (2.0, -1.0)}
@@ -283,15 +283,8 @@ def _rates(name: tuple[str, str, str], scores: Sequence[Sequence[Score]]) -> dic
     row: dict[str, Any] = dict(zip(("where", "strength", "condition"), name, strict=True)) | {"pairs": len(scores)}
     for measure_name in ("is_top", "is_above", "is_moved"):
         share = float(np.mean([np.mean([getattr(s, measure_name) for s in draws]) for draws in scores]))
-        row[measure_name] = (share, *wilson(share, len(scores)))
+        row[measure_name] = (share, *wilson(share * len(scores), len(scores)))
     return row
-
-
-def wilson(share: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share of `count` independent trials."""
-    middle = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 
 RESAMPLES = 1000
 SHARE = 0.95
+CONFIDENCE_Z = 1.959963984540054
+"""Intervals hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -76,3 +78,14 @@ def spearman(a: Float[np.ndarray, " sample"], b: Float[np.ndarray, " sample"]) -
     x, y = (rank - rank.mean() for rank in ranks)
     scale = float(np.sqrt((x * x).sum() * (y * y).sum()))
     return float((x * y).sum() / scale) if scale > 0 else float("nan")
+
+
+def wilson(successes: float | int, total: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a share (1927); (0, 1) when nothing was counted."""
+    if total == 0:
+        return (0.0, 1.0)
+    share, z2 = successes / total, CONFIDENCE_Z**2
+    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
+    half = CONFIDENCE_Z * np.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
+    # Rounding must not push an end past what was seen.
+    return (max(0.0, min(float(middle - half), share)), min(1.0, max(float(middle + half), share)))

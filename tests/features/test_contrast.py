@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from lucida.dictionaries import Dictionary, random_dictionary
 from lucida.errors import FeatureError
-from lucida.features.reading.contrast import best_threshold, contrast, precision_recall, wilson
+from lucida.features.reading.contrast import best_threshold, contrast, precision_recall
 from lucida.features.reading.rank_test import adjusted, mann_whitney, mean_ranks
 from lucida.features.reading.read_text import read_text, read_texts
 from lucida.models.taps import run
+from lucida.statistics import wilson
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,8 @@ from lucida.features.reading.read_text import read_texts, sparse_units
 from lucida.features.space import FeatureSpace
 from lucida.models.model import Model
 from lucida.progress import Progress, silent
+from lucida.statistics import wilson
 
-CONFIDENCE_Z = 1.959963984540054
-"""Intervals hold 95 % of a normal distribution."""
 UNEVEN = 1.5
 """Longer texts give features more chances to fire: above this ratio of mean lengths the result says so."""
 
@@ -211,17 +210,6 @@ def best_threshold(inside: NDArray[np.float32], outside: NDArray[np.float32], *,
     cuts = np.concatenate([[0.0], (values[:-1] + values[1:]) / 2])
     upto = [np.searchsorted(np.sort(group), cuts, side="right") / len(group) for group in (outside, inside)]
     return float(cuts[int(np.argmax(upto[0] - upto[1]))])
-
-
-def wilson(successes: int, total: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (1927); (0, 1) when nothing was counted."""
-    if total == 0:
-        return (0.0, 1.0)
-    share, z2 = successes / total, CONFIDENCE_Z**2
-    middle = (share + z2 / (2 * total)) / (1 + z2 / total)
-    half = CONFIDENCE_Z * np.sqrt(share * (1 - share) / total + z2 / (4 * total**2)) / (1 + z2 / total)
-    # Rounding must not push an end past what was seen.
-    return (max(0.0, min(float(middle - half), share)), min(1.0, max(float(middle + half), share)))
 
 
 def _checked(with_texts: Sequence, without_texts: Sequence) -> tuple[list, list]:
