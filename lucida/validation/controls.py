@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from lucida.evaluation.ablation import graph_features
+from lucida.interventions.probe import Probe
 from lucida.replacement import Active
 from lucida.validation.claims import story
 from lucida.validation.subject import Subject, activations
@@ -79,6 +80,7 @@ def _pool(subject: Subject) -> tuple[Active, np.ndarray]:
     """Every active feature behind the sink positions, and its size."""
     columns: list[list[Tensor]] = [[], [], [], []]
     sizes = []
+    probe = Probe(subject.view, None if subject.basis is None else subject.basis.dictionary)
     for layer in range(subject.view.n_layers):
         found = activations(subject, layer)
         if found is None:
@@ -86,21 +88,9 @@ def _pool(subject: Subject) -> tuple[Active, np.ndarray]:
         found[: subject.sink_positions] = 0
         position, feature = found.nonzero(as_tuple=True)
         activation = found[position, feature]
-        sizes.append((activation.abs() * _lengths(subject, layer, feature)).cpu())
+        sizes.append((activation.abs() * probe.strengths(layer, feature)).cpu())
         for column, values in zip(
             columns, (torch.full_like(position, layer), position, feature, activation), strict=True
         ):
             column.append(values.cpu())
     return Active(*(torch.cat(column) for column in columns)), torch.cat(sizes).double().numpy()
-
-
-def _lengths(subject: Subject, layer: int, feature: Tensor) -> Tensor:
-    """The length of what a unit of each feature writes, to all layers it writes to."""
-    if subject.basis is None:
-        return subject.view.model.mlp_weights(layer).down.norm(dim=0)[feature]
-    dictionary = subject.basis.dictionary
-    unique, back = feature.cpu().unique(return_inverse=True)
-    squares = torch.zeros(len(unique))
-    for target in dictionary.writes_to(layer):
-        squares += dictionary.decoder_rows(layer, unique, target).square().sum(-1)
-    return squares.sqrt()[back].to(feature.device)
