@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DENSE_FAMILIES, FAMILIES, FAMILIES_AND_KINDS, build_hf, dictionary_of_kind
+from tiny_models import DENSE_FAMILIES, FAMILIES, FAMILIES_AND_KINDS, build_hf, dictionary_of_kind
 
 from lucida.attribution import trace
 from lucida.attribution_reference import reference_rows

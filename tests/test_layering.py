@@ -11,6 +11,7 @@ PACKAGE = ROOT / "lucida"
 LAYERS = (
     ("__main__",),
     ("cli",),
+    ("server",),
     ("microscope",),
     ("validation",),
     ("evaluation",),

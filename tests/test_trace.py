@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_hf
+from tiny_models import build_hf
 
 from lucida import Graph, Microscope
 from lucida.dictionaries import Dictionary, load_dictionary, random_dictionary

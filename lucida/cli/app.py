@@ -12,6 +12,7 @@ from lucida.errors import LucidaError
 
 COMMANDS = {
     "trace": "lucida.cli.trace",
+    "serve": "lucida.cli.serve",
     "prune": "lucida.cli.graphs",
     "score": "lucida.cli.graphs",
     "export": "lucida.cli.graphs",

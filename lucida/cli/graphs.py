@@ -13,7 +13,7 @@ from lucida.cli.trace import answers, show_answer, show_scores
 if TYPE_CHECKING:
     from lucida.graph import Graph
 
-FORMATS = {".json": "neuronpedia", ".svg": "svg", ".png": "png", ".safetensors": "lucida"}
+FORMATS = {".json": "neuronpedia", ".svg": "svg", ".png": "png", ".html": "html", ".safetensors": "lucida"}
 """The format to export to, by the suffix of the file."""
 
 graph_argument = click.argument("graph", type=click.Path(path_type=Path))
@@ -82,7 +82,12 @@ def score(graph: Path, quiet: bool, as_json: bool) -> None:
 
 @click.command()
 @graph_argument
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write.")
+@click.option(
+    "--html",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Short for --out FILE --format html: one file to mail, to be clicked in with any browser, offline.",
+)
 @click.option(
     "--format",
     type=click.Choice([*FORMATS.values(), "json"]),
@@ -93,12 +98,25 @@ def score(graph: Path, quiet: bool, as_json: bool) -> None:
 @quiet
 @as_json
 def export(
-    graph: Path, out: Path, format: str | None, slug: str | None, scan: str | None, quiet: bool, as_json: bool
+    graph: Path,
+    out: Path | None,
+    html: Path | None,
+    format: str | None,
+    slug: str | None,
+    scan: str | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
-    """Write GRAPH in another format: Neuronpedia JSON, a picture, plain JSON, or our own file.
+    """Write GRAPH in another format: one HTML file, Neuronpedia JSON, a picture, plain JSON, or our own file.
 
     GRAPH is a file of ours, Neuronpedia JSON (.json) or a circuit-tracer graph (.pt).
     """
+    if html is not None:
+        if out is not None or format not in (None, "html"):
+            raise click.UsageError("--html FILE says both the file and the format; leave out --out and --format")
+        out, format = html, "html"
+    if out is None:
+        raise click.UsageError("say which file to write: --out FILE, or --html FILE")
     form = format or FORMATS.get(out.suffix.lower())
     if form is None:
         raise click.UsageError(f"the suffix of {out} says no format; give --format")
@@ -127,6 +145,10 @@ def _export(graph: "Graph", out: Path, form: str, slug: str | None, scan: str | 
         graph.save(out)
     elif form == "json":
         _write_json(graph, out)
+    elif form == "html":
+        from lucida.graph.html import export_html
+
+        export_html(graph, out)
     else:
         from lucida.graph.picture import draw
 

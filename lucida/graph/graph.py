@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from lucida.graph.compare import Comparison
     from lucida.graph.paths import Path
     from lucida.graph.scores import Scores
+    from lucida.graph.widget import GraphWidget
 
 KINDS = ("feature", "error", "embedding", "unexpanded", "bias", "logit")
 """Node kinds, in the order in which the nodes of a graph stand.
@@ -282,6 +283,14 @@ class Graph:
         from lucida.graph.compare import compare
 
         return compare(self, other, positions=positions)
+
+    def show(self, **options: Any) -> "GraphWidget":
+        """The graph as a widget for a notebook; see `widget.show`. Raises GraphError without anywidget."""
+        try:
+            from lucida.graph.widget import show
+        except ImportError as error:
+            raise GraphError("a graph is shown by anywidget: pip install 'camera-lucida[notebook]'") from error
+        return show(self, **options)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the graph to one file; see `files.save`."""

@@ -63,19 +63,25 @@ class _Best:
     rank: np.ndarray
 
 
-def strongest_paths(graph: Graph, count: int = 5, measure: str | None = None) -> tuple[Path, ...]:
+def strongest_paths(
+    graph: Graph, count: int = 5, measure: str | None = None, *, through: int | None = None, direct: bool = True
+) -> tuple[Path, ...]:
     """The `count` strongest distinct paths from an embedding, error or unexpanded node to a logit.
+
+    With `through`, the index of a node, only paths that pass it; without `direct` none of a single edge.
 
     Strength is the product of the edges' factors (see `Path`) in absolute terms, times the logit's
     target weight. Exact: the best few paths into a node come from the best few of its sources, so
     one pass from the lowest layer up finds them. There may be fewer than `count`.
 
-    Raises GraphError for a count below 1 or an unknown measure.
+    Raises GraphError for a count below 1, an unknown measure or a node that is not in the graph.
     """
     if count < 1:
         raise GraphError(f"{count} paths were asked for; ask for 1 or more")
+    if through is not None:
+        graph.node(through)
     measure = measure_of(graph, measure)
-    best = _best(graph, count, measure)
+    best = _best(graph, count, measure, through, direct=direct)
     weights = target_weights(graph)
     logits = np.flatnonzero(graph.nodes.is_kind("logit"))
     whole = float(weights.sum())
@@ -92,17 +98,26 @@ def strongest_paths(graph: Graph, count: int = 5, measure: str | None = None) ->
     return tuple(found)
 
 
-def _best(graph: Graph, count: int, measure: str) -> _Best:
+def _best(graph: Graph, count: int, measure: str, through: int | None = None, *, direct: bool = True) -> _Best:
     nodes = len(graph.nodes)
     strength = np.zeros((nodes, count))
     source = np.full((nodes, count), -1)
     rank = np.zeros((nodes, count), int)
-    strength[graph.nodes.is_kind("embedding", "error", "unexpanded"), 0] = 1
+    begins = graph.nodes.is_kind("embedding", "error", "unexpanded")
+    is_logit = graph.nodes.is_kind("logit")
+    strength[begins, 0] = 1
     width = min(count, nodes)
     step = max(1, CHUNK // max(1, nodes, width * count))
+    above = None if through is None else int(graph.nodes.layer[through])
     for level in reversed(levels(graph)):
+        if above is not None and graph.nodes.layer[graph.targets[level[0]]] > above:
+            # From here up, the one way on from below is the node that paths must pass.
+            _keep_only(strength, through)
+            above = None
         for rows in np.split(level, range(step, len(level), step)):
             size = np.abs(_factors(graph, rows, measure)).astype(np.float64)
+            if not direct:
+                size[np.ix_(is_logit[graph.targets[rows]], begins)] = 0
             first = np.argpartition(-size * strength[:, 0], width - 1, axis=1)[:, :width]
             each = np.take_along_axis(size, first, axis=1)[:, :, None] * strength[first]
             flat = each.reshape(len(rows), -1)
@@ -111,7 +126,16 @@ def _best(graph: Graph, count: int, measure: str) -> _Best:
             strength[here] = np.take_along_axis(flat, chosen, axis=1)
             source[here] = np.take_along_axis(first, chosen // count, axis=1)
             rank[here] = chosen % count
+    if above is not None:
+        _keep_only(strength, through)
     return _Best(strength, source, rank)
+
+
+def _keep_only(strength: np.ndarray, node: int | None) -> None:
+    """Make, in place, every path weak that does not end in this node."""
+    kept = strength[node].copy()
+    strength[:] = 0
+    strength[node] = kept
 
 
 def _factors(graph: Graph, rows: np.ndarray, measure: str) -> np.ndarray:

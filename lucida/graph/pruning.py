@@ -7,7 +7,7 @@ Two rules by name, "paper" ("Circuit Tracing", 2025) and "circuit-tracer" (the p
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Bool, Float32, Float64
 
 from lucida.errors import GraphError
 from lucida.graph.graph import KINDS, Graph, NodeTable
@@ -95,24 +95,35 @@ def prune_masks(
     return PruneMasks(kept, edge_mask, _cumulative(graph, strength, ranked))
 
 
+def edge_scores(
+    graph: Graph, measure: str, strength: Float64[np.ndarray, " node"]
+) -> Float32[np.ndarray, "target node"]:
+    """How much of the influence every edge carries: A_ts (I_t + w_t), or with "attribution" M_t |edge / activation_t|.
+
+    `strength` is the magnitude M of every node in the whole graph, of which this one may be a part. 0 for bias edges.
+    """
+    weights = target_weights(graph)
+    counted = carries_influence(graph)
+    if measure == "influence":
+        score = normalised(graph.edges, counted)
+        out = influence(graph) + weights
+    else:
+        # Attributions are exact sums over all paths, so those of the whole graph hold inside a part.
+        score = np.abs(per_activation(graph, np.arange(len(graph.targets))))
+        score[:, ~counted] = 0
+        out = strength + weights
+    score *= out[graph.targets, None].astype(np.float32)
+    return score
+
+
 def _strong_edges(
     graph: Graph, kept: np.ndarray, share: float, measure: str, strength: np.ndarray, *, exceed: bool
 ) -> np.ndarray:
     """A mask [target, node] of the strongest edges between kept nodes, bias edges left out."""
     part = graph.subgraph(np.flatnonzero(kept))
-    weights = target_weights(part)
-    counted = carries_influence(part)
-    if measure == "influence":
-        score = normalised(part.edges, counted)
-        out = influence(part) + weights
-    else:
-        # Attributions are exact sums over all paths, so those of the whole graph hold inside the part.
-        score = np.abs(per_activation(part, np.arange(len(part.targets))))
-        score[:, ~counted] = 0
-        out = strength[kept] + weights
-    score *= out[part.targets, None].astype(np.float32)
+    score = edge_scores(part, measure, strength[kept])
     strong = (score >= lowest_kept(score, share, exceed=exceed)) & (part.edges != 0)
-    strong[:, ~counted] = False
+    strong[:, ~carries_influence(part)] = False
     mask = np.zeros(graph.edges.shape, bool)
     mask[np.ix_(kept[graph.targets], kept)] = strong
     return mask

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from click.testing import Result
 from command_bench import run
-from conftest import build_hf
+from tiny_models import build_hf
 
 TABLES = ("stats", "examples", "active", "vocabulary", "effects", "search")
 SMALL = ("--context", 16, "--examples", 3, "--samples", 2, "--window", 4, "--dtype", "float32")

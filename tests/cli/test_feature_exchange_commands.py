@@ -1,21 +1,17 @@
 """`lucida features export` and `import`, called as a group of their own: thin, and mistakes are one line."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from made_up_index import made_up_index
 
 from lucida.cli.feature_exchange import register
 from lucida.features.exchange import FeaturePack
 from lucida.features.index import FeatureIndex
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "features"))
-
-from made_up_index import made_up_index
 
 
 @pytest.fixture(scope="module")

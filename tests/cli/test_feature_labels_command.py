@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 from command_bench import mistake, run
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "features"))
 from llm_bench import WORDS, Answer, FakeServer, fake_server, honest, planted_index
 
 from lucida.features.labels import read_labels

@@ -90,3 +90,24 @@ def test_a_truncated_graph_is_one_line(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     mistake("prune", bench().graph, "--out", tmp_path / "file" / "g.safetensors")
+
+
+def test_a_file_to_mail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lucida.graph import page
+    from lucida.graph.html import export_html
+
+    (tmp_path / "widget.js").write_text("export default {}")
+    (tmp_path / "widget-licences.txt").write_text("MIT")
+    monkeypatch.setattr(page, "STATIC", tmp_path)
+    export_html(Graph.load(bench().graph), tmp_path / "python.html")
+    assert run("export", bench().graph, "--html", tmp_path / "a.html").exit_code == 0
+    assert run("export", bench().graph, "--out", tmp_path / "b.html").exit_code == 0
+    expected = (tmp_path / "python.html").read_bytes()
+    assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("--html", "a.html", "--out", "b.html"), ("--html", "a.html", "--format", "svg")]
+)
+def test_export_needs_one_file_to_write(options: tuple[str, ...]) -> None:
+    assert run("export", bench().graph, *options).exit_code == 2

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from conftest import build_hf
+from tiny_models import build_hf
 
 from lucida.corpus.store import TokenStore, write_store
 from lucida.models.model import Model

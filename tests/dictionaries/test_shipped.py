@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_hf
 from dictionary_files import assert_same
+from tiny_models import build_hf
 
 from lucida.dictionaries import (
     Dictionary,

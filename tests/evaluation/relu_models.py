@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 import transformers
-from conftest import FAMILIES
+from tiny_models import FAMILIES
 
 from lucida.dictionaries import Dictionary, random_dictionary
 from lucida.models.model import Model

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DENSE_FAMILIES
 from relu_models import fitting_dictionary, perfect_dictionary, random_rows, relu_model
+from tiny_models import DENSE_FAMILIES
 
 from lucida.attribution import trace
 from lucida.errors import LucidaError

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DENSE_FAMILIES
 from relu_models import fitting_dictionary, perfect_dictionary, random_rows, relu_model
+from tiny_models import DENSE_FAMILIES
 
 from lucida.dictionaries import Dictionary
 from lucida.errors import DictionaryError, LucidaError

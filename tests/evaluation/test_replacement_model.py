@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DENSE_FAMILIES, FAMILIES
 from relu_models import fitting_dictionary, perfect_dictionary, random_rows, relu_model
+from tiny_models import DENSE_FAMILIES, FAMILIES
 
 from lucida.evaluation import DictionaryBasis, NeuronBasis, local_logits, measure_replacement
 from lucida.evaluation import running as running_module

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import build_hf
+from tiny_models import build_hf
 
 from lucida.dictionaries import write_circuit_tracer
 from lucida.errors import FeatureError

@@ -14,8 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "graph"))
 from example_graphs import hand_made
 from llm_bench import WORDS, Answer, Asked, FakeServer, fake_server, honest, planted_index
 from made_up_index import made_up_index

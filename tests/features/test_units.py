@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import build_hf
+from tiny_models import build_hf
 
 from lucida.dictionaries import Dictionary
 from lucida.errors import FeatureError

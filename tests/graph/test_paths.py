@@ -63,6 +63,28 @@ def test_paths_are_the_strongest_of_all(seed, count, linear):
         assert all((a.layer or -1) < (b.layer or 99) for a, b in pairwise(path.nodes))
 
 
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_paths_through_a_node_and_longer_paths_are_the_strongest_of_those(seed, linear):
+    graph = linear_graph(seed, n_features=6) if linear else random_graph(seed, n_features=8, tokens=("a", "b"))
+    every = every_path(graph, "attribution" if linear else "influence")
+
+    def strongest(passes):
+        sizes = sorted((abs(p) for nodes, p in every.items() if passes(nodes)), reverse=True)[:4]
+        return [size / abs(scale) for size in sizes]
+
+    first = strongest_paths(graph, 1)[0]
+    scale = every[tuple(node.index for node in first.nodes)] / first.share
+    for node in range(len(graph.nodes)):
+        found = strongest_paths(graph, 4, through=node)
+        assert [abs(path.share) for path in found] == pytest.approx(strongest(lambda nodes: node in nodes), rel=1e-4)  # noqa: B023
+        assert all(node in [step.index for step in path.nodes] for path in found)
+    found = strongest_paths(graph, 4, direct=False)
+    assert [abs(path.share) for path in found] == pytest.approx(strongest(lambda nodes: len(nodes) > 2), rel=1e-4)
+    with pytest.raises(GraphError, match="is not in this graph"):
+        strongest_paths(graph, 4, through=10_000)
+
+
 def test_all_paths_together_carry_all_influence():
     graph = hand_made()
     found = strongest_paths(graph, 1000)

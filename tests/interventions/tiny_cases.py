@@ -4,7 +4,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from conftest import FAMILIES_AND_KINDS, dictionary_of_kind
+from tiny_models import FAMILIES_AND_KINDS, dictionary_of_kind
 
 from lucida.dictionaries import Dictionary
 from lucida.interventions import Place

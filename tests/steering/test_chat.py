@@ -3,8 +3,8 @@
 from typing import Any
 
 import pytest
-from conftest import build_hf
 from test_generate import dictionary_for
+from tiny_models import build_hf
 
 from lucida.errors import InterventionError, PromptError
 from lucida.models.model import Model

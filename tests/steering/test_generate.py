@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import DENSE_FAMILIES
+from tiny_models import DENSE_FAMILIES
 
 from lucida.dictionaries import random_dictionary
 from lucida.models.linear import FrozenModel

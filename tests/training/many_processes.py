@@ -26,8 +26,8 @@ from torch import Tensor
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from conftest import build_hf  # noqa: E402
 from synthetic import MadeUpRows, tiny_config  # noqa: E402
+from tiny_models import build_hf  # noqa: E402
 
 from lucida.dictionaries import Dictionary  # noqa: E402
 from lucida.errors import LucidaError  # noqa: E402

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_hf
 from synthetic import MadeUpRows, tiny_config
+from tiny_models import build_hf
 from torch import Tensor
 
 from lucida.dictionaries import check_dictionary

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import DICTIONARY_KINDS, build_hf, dictionary_of_kind
 from steady_models import own_features, steady_model
+from tiny_models import DICTIONARY_KINDS, build_hf, dictionary_of_kind
 
 from lucida.attribution import trace
 from lucida.errors import GraphError, LucidaError

@@ -1,0 +1,113 @@
+"""A graph and a reader's notes as one file for others."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from lucida.atomic import replacing
+from lucida.errors import LucidaError
+from lucida.graph import Graph
+from lucida.graph.pruning import prune_masks
+from lucida.server.graphs import named
+from lucida.server.messages import Notes
+from lucida.server.notes import interchange, labelled
+from lucida.server.workspace import Workspace
+
+ExportFormat = Literal["neuronpedia", "html", "safetensors", "python"]
+FORMATS: dict[str, str] = {
+    "neuronpedia": "application/json",
+    "html": "text/html",
+    "safetensors": "application/octet-stream",
+    "python": "text/x-python",
+}
+"""The content type of each format."""
+SUFFIXES = {"neuronpedia": ".json", "html": ".html", "safetensors": ".graph.safetensors", "python": ".py"}
+
+
+def export(
+    workspace: Workspace, name: str, form: ExportFormat, folder: Path, *, nodes: float = 0.8, edges: float = 0.98
+) -> Path:
+    """Write a graph into a folder, in one of FORMATS, and return the file, named after the prompt.
+
+    Neuronpedia's JSON holds the nodes and edges that carry these shares of the influence, and all that is pinned: the
+    whole graph would be hundreds of megabytes, more than other pages take.
+
+    Raises GraphError for what the format cannot hold.
+    """
+    summary, notes = workspace.summary(name), workspace.notes(name)
+    slug = slug_of(summary.title)
+    path = folder / f"{slug}{SUFFIXES[form]}"
+    if form == "python":
+        from lucida.server.script import view_script
+
+        with replacing(path) as temporary:
+            temporary.write_text(view_script(summary, notes), "utf-8")
+        return path
+    graph = labelled(workspace.graph(name), notes)
+    if form == "safetensors":
+        _with_notes(graph, notes).save(path)
+    elif form == "neuronpedia":
+        from lucida.graph.neuronpedia import write_neuronpedia
+
+        scan = re.sub(r"[^A-Za-z0-9_.-]+", "-", named(graph.metadata.get("model"))) or "unknown"
+        given = interchange(graph, notes)
+        kept = _without_notes(part_of(graph, notes, nodes, edges))
+        write_neuronpedia(kept, path, slug=slug, scan=scan, pinned=given.pinned, supernodes=given.supernodes)
+    else:
+        _write_html(graph, path, notes)
+    return path
+
+
+def part_of(graph: Graph, notes: Notes, nodes: float, edges: float) -> Graph:
+    """The pruned graph, and what is pinned or in a supernode where pruning would leave it out, with its edges."""
+    if nodes >= 1 and edges >= 1:
+        return graph
+    pruned = graph.prune(nodes, edges)
+    noted = [*notes.pinned, *(node for group in notes.supernodes for node in group.nodes)]
+    masks = prune_masks(graph, nodes, edges)
+    extra = np.zeros(len(graph.nodes), bool)
+    extra[noted] = True
+    extra &= ~masks.node_mask
+    if not extra.any():
+        return pruned
+    kept = np.flatnonzero(masks.node_mask | extra)
+    part = graph.subgraph(kept)
+    is_kept = masks.edge_mask | extra[None, :] | extra[graph.targets, None]
+    part.edges[~is_kept[np.ix_(np.isin(graph.targets, kept), kept)]] = 0
+    after = {"nodes": len(kept), "edges": int(np.count_nonzero(part.edges))}
+    record = {**pruned.metadata["pruning"], "after": after}
+    return replace(part, metadata={**pruned.metadata, "pruning": record})
+
+
+def _write_html(graph: Graph, path: Path, notes: Notes) -> None:
+    try:
+        from lucida.graph.html import export_html
+    except ImportError as error:
+        raise LucidaError("HTML export is not in this copy of Camera Lucida; export Neuronpedia JSON") from error
+    export_html(graph, path, notes=notes.model_dump())
+
+
+def _with_notes(graph: Graph, notes: Notes) -> Graph:
+    """The graph with pins and supernodes in its metadata, where `imported_notes` finds them again."""
+    if not notes.pinned and not notes.supernodes and "neuronpedia" not in graph.metadata:
+        return graph
+    given = interchange(graph, notes)
+    known = graph.metadata.get("neuronpedia") or {}
+    kept = {**known, "pinnedIds": given.pinned, "supernodes": given.supernodes}
+    return replace(graph, metadata={**graph.metadata, "neuronpedia": kept})
+
+
+def _without_notes(graph: Graph) -> Graph:
+    """The graph without the pins it came with: the reader may have taken them away."""
+    kept = graph.metadata.get("neuronpedia")
+    if not isinstance(kept, dict):
+        return graph
+    return replace(graph, metadata={**graph.metadata, "neuronpedia": {**kept, "pinnedIds": [], "supernodes": []}})
+
+
+def slug_of(title: str) -> str:
+    """A title as the name of a file: letters, digits and dashes of ASCII, at most 60."""
+    return re.sub(r"[^A-Za-z0-9]+", "-", title).strip("-").lower()[:60].strip("-") or "graph"

@@ -1,0 +1,1 @@
+"""What the model's process can do: one module for each kind of job, with `run(scope, request, line) -> dict`."""
