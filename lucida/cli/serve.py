@@ -1,5 +1,6 @@
 """`lucida serve`: the page, on this machine, until Ctrl-C."""
 
+import signal
 import socket
 import sys
 import webbrowser
@@ -58,7 +59,7 @@ def serve(files: tuple[Path, ...], no_browser: bool, **options: Any) -> None:
             click.echo("warning: other machines can reach it, and what is sent is not encrypted", err=True)
         click.echo("Ctrl-C ends it.")
         sys.stdout.flush()
-        _run(settings, listening, "" if no_browser else address)
+        _run(settings, listening, "" if no_browser else _address(host, port, settings.rules.once, opened))
     finally:
         listening.close()
     click.echo("stopped; graphs and notes are kept")
@@ -107,7 +108,8 @@ def _settings(files: tuple[Path, ...], port: int, options: dict[str, Any]) -> "t
         dictionaries=workspace.dictionary_name,
         status="none" if worker is None else "loading",
     )
-    rules = Rules(secrets.token_urlsafe(32), _hosts(options["host"], port), port)
+    token, once = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
+    rules = Rules(token, _hosts(options["host"], port), port, once=once)
     static = options["static"] or FOLDER
     return Settings(workspace, rules, worker, model, static, options["model"]), opened[0] if opened else ""
 
@@ -152,9 +154,17 @@ def _run(settings: "Settings", listening: socket.socket, address: str) -> None:
         app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=3,
         proxy_headers=False,
     )  # fmt: skip
+    _hang_up_in_order()
     # uvicorn raises the signal again once all is closed.
     with suppress(KeyboardInterrupt):
         Server(config).run(sockets=[listening])
+
+
+def _hang_up_in_order() -> None:
+    """Let a terminal that closes end the server as SIGTERM does, unless nohup has it stay."""
+    hangup = getattr(signal, "SIGHUP", None)
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
+        signal.signal(hangup, lambda *_: signal.raise_signal(signal.SIGTERM))
 
 
 def _has_screen() -> bool:

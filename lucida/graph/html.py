@@ -73,7 +73,7 @@ def export_html(
     }
     page = PAGE.format(
         policy=_policy(script),
-        title=html.escape(f"{said['title']} · Camera Lucida"),
+        title=html.escape(f"{said['title']} · attribution graph, Camera Lucida"),
         data=json.dumps(document, allow_nan=False).replace("<", "\\u003c"),
         licences=widget_licences().replace("</", "<\\/"),
         script=script,
@@ -83,8 +83,11 @@ def export_html(
 
 
 def about(graph: Graph, summary: str = "") -> dict[str, Any]:
-    """What is said above a graph where no server can be asked: prompt, answers, scores."""
+    """What is said beside a graph where no server can be asked: prompt, answers, scores, where it comes from."""
     scores = asdict(graph.scores())
+    metadata = graph.metadata
+    provenance = metadata.get("provenance")
+    provenance = provenance if isinstance(provenance, dict) else {}
     logits = np.flatnonzero(graph.nodes.is_kind("logit")).tolist()
     answers = [graph.node(index) for index in logits]
     return {
@@ -92,8 +95,19 @@ def about(graph: Graph, summary: str = "") -> dict[str, Any]:
         "summary": summary,
         "answers": [{"text": node.text, "probability": node.probability} for node in answers],
         "scores": {name: scores[name] for name in SCORES},
-        "made": str(graph.metadata.get("created") or ""),
+        "made": str(provenance.get("created") or ""),
+        "generator": str(provenance.get("generator") or ""),
+        "origins": {name: _origin(metadata.get(name)) for name in ("model", "dictionary")},
     }
+
+
+def _origin(record: Any) -> str:
+    """Which weights those of a model or dictionary are; never a folder, which would tell of the machine."""
+    source = record.get("source") if isinstance(record, dict) else None
+    if not isinstance(source, dict):
+        return ""
+    digest = str(source.get("sha256") or source.get("fingerprint") or "")[:12]
+    return ", ".join(part for part in (str(source.get("weights") or ""), digest and f"fingerprint {digest}") if part)
 
 
 def _policy(script: str) -> str:

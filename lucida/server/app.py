@@ -1,5 +1,6 @@
 """The application: routes, what guards them, and the model's process behind them."""
 
+import errno
 import logging
 import secrets
 import tempfile
@@ -38,6 +39,7 @@ SAID_IN_EVENTS = (
     messages.WatchResult,
 )
 """What jobs and their events carry; no route names these types."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,12 @@ def _add_handlers(app: FastAPI) -> None:
     @app.exception_handler(MemoryError)
     async def memory(request: Request, error: MemoryError) -> JSONResponse:
         return _problem(507, "out of memory: prune the graph (lucida prune) or close other programs")
+
+    @app.exception_handler(OSError)
+    async def system(request: Request, error: OSError) -> JSONResponse:
+        if error.errno in FULL:
+            return _problem(507, "the disk is full: free some space and try again; nothing was changed")
+        return _problem(500, f"the files of the page cannot be used: {error.strerror or type(error).__name__}")
 
     @app.exception_handler(Exception)
     async def bug(request: Request, error: Exception) -> JSONResponse:

@@ -1,19 +1,26 @@
 """Graph files as a server reads them: from strangers, so with bounds before anything is made of their numbers."""
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lucida.errors import GraphError
+from lucida.errors import GraphError, LucidaError
 from lucida.graph import Graph
 from lucida.graph.files import METADATA_KEY
 from lucida.server.problems import one_line
+
+logger = logging.getLogger(__name__)
 
 LARGEST_HEADER = 100_000_000
 LARGEST_EDGES = 4 * 2**30
 """Bytes of the edge matrix in memory, above which a graph is not opened."""
 LARGEST_JSON = 100 * 2**20
 """Neuronpedia takes no larger files either."""
+LONGEST_NAME = 80
+"""Letters of a file's name that are said."""
 
 
 def read_header(path: Path) -> dict[str, Any]:
@@ -98,3 +105,18 @@ def _is_json(path: Path) -> bool:
     # A file of ours begins with the length of its header; as such a length, text would be far beyond the file.
     is_ours = int.from_bytes(begin[:8], "little") <= size and begin[8:9] == b"{"
     return not is_ours and begin.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"{"
+
+
+@contextmanager
+def showing(called: str) -> Iterator[None]:
+    """Say in words, as a GraphError, that what a stranger wrote into the graph file `called` so cannot be shown."""
+    try:
+        yield
+    except LucidaError:
+        raise
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, RecursionError) as error:
+        # Of a healthy file this would be a bug of ours: the log says where.
+        name = one_line(called, LONGEST_NAME)
+        logger.warning("%s cannot be shown", name, exc_info=True)
+        line = f"{name} is damaged: its description cannot be shown ({one_line(error, 80)})"
+        raise GraphError(f"{line}; trace again") from error

@@ -26,6 +26,7 @@ from lucida.server.messages import (
     TokenProbability,
 )
 from lucida.server.problems import one_line, printable
+from lucida.server.summary import describe
 
 MUCH_UNEXPANDED = 0.05
 MUCH_ERROR = 0.5
@@ -61,7 +62,7 @@ def detail(graph: Graph, summary: GraphSummary, why_not: str) -> GraphDetail:
     """Everything about a graph but its nodes and edges. `why_not` says why no experiment can be made here, or is ""."""
     prompt, metadata = graph.prompt, graph.metadata
     tokens = [Token(id=i, text=printable(text)) for i, text in zip(prompt.tokens, prompt.strings, strict=True)]
-    scores = graph.scores()
+    scores, said = graph.scores(), describe(graph)
     return GraphDetail(
         **summary.model_dump(),
         tokens=tokens,
@@ -75,7 +76,8 @@ def detail(graph: Graph, summary: GraphSummary, why_not: str) -> GraphDetail:
         can_intervene=not why_not,
         why_not=why_not,
         warnings=_warnings(graph, scores),
-        summary=_described(graph),
+        summary=printable(said.short),
+        account=printable(said.full),
     )
 
 
@@ -121,12 +123,6 @@ def _warnings(graph: Graph, scores: GraphScores) -> list[str]:
     if "neuronpedia" in graph.metadata and not isinstance(graph.metadata.get("dictionary"), dict):
         found.append("this graph comes from another tool: its influences were computed anew from its edges")
     return found
-
-
-def _described(graph: Graph) -> str:
-    from lucida.server.summary import describe
-
-    return printable(describe(graph))
 
 
 def why_no_experiment(metadata: dict[str, Any], model: ModelState, fingerprint: str) -> str:

@@ -231,7 +231,7 @@ def search(index: FeatureIndex, query: str, *, layer: int | None, start: int, co
             return FeatureList(rows=[_row(index, int(place[1]), int(place[2]))], total=1, missing="")
         waiting = _prepare(index)
         if waiting:
-            return FeatureList(rows=[], total=None, missing=waiting)
+            return FeatureList(rows=[], total=None, missing=waiting[0], is_preparing=waiting[1])
         wanted = start + count if layer is None else MOST_FOUND
         found = index.search(query, count=min(wanted, MOST_FOUND))
     except FeatureError as error:
@@ -277,10 +277,12 @@ class _Building(threading.Thread):
         self.share = done / total if total else 0.0
 
 
-def _prepare(index: FeatureIndex) -> str:
-    """Make the search table of an index that has none yet. "" when it is there, else how far it is."""
+def _prepare(index: FeatureIndex) -> tuple[str, bool] | None:
+    """Make the search table of an index that has none yet. None when it is there, else how far it is or why it
+    cannot be made, and whether asking again helps.
+    """
     if has_search(index):
-        return ""
+        return None
     with _LOCK:
         building = _BUILDING.get(index.folder)
         if building is None:
@@ -288,9 +290,9 @@ def _prepare(index: FeatureIndex) -> str:
             building.start()
     building.join(PATIENCE)
     if building.is_alive():
-        return f"the words of all features are being gathered, {building.share:.0%} so far; search again in a moment"
+        return f"the words of all features are being gathered, {building.share:.0%} so far; search again soon", True
     with _LOCK:
         _BUILDING.pop(index.folder, None)
     if building.error:
-        return f"the features cannot be searched: {building.error}"
-    return ""
+        return f"the features cannot be searched: {building.error}", False
+    return None

@@ -10,8 +10,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from lucida.server.messages import Job, JobKind, JobStatus, ModelState, TokensAnswer
-from lucida.server.problems import Conflict, NotFound, TooMany, Unavailable
-from lucida.server.process import Worker
+from lucida.server.problems import Conflict, NotFound, TooMany, Unavailable, one_line
+from lucida.server.process import Worker, how_it_ended
 from lucida.server.record import Record
 
 MOST_WAITING = 20
@@ -92,7 +92,8 @@ class Jobs:
     def record(self, name: str) -> Record:
         """The record of a job. Raises NotFound."""
         if name not in self._records:
-            raise NotFound(f"there is no job {name}: the server was started again since, or it is long over")
+            shown = one_line(name, 20)
+            raise NotFound(f"there is no job {shown}: the server was started again since, or it is long over")
         return self._records[name]
 
     def job(self, record: Record) -> Job:
@@ -289,13 +290,3 @@ class Jobs:
         over = [name for name, record in self._records.items() if record.is_over]
         for name in over[:-MOST_FINISHED]:
             del self._records[name]
-
-
-def how_it_ended(code: int | None) -> str:
-    """Why a process ended, in words a reader can do something with."""
-    if code == -9:
-        return (
-            "out of memory: the system ended the model's process; close other programs, or take a shorter prompt or a "
-            "smaller model"
-        )
-    return f"the model's process ended unexpectedly (exit code {code}); the terminal of lucida serve may say why"

@@ -10,10 +10,18 @@ from lucida.server.graphs import check_nodes
 from lucida.server.messages import LONGEST_NAME, MOST_NODES, Notes, Supernode
 from lucida.server.problems import one_line
 
+MOST_BOXES = 1_000
+"""Places of boxes that are kept beyond one for each node: those of supernodes, also of some that are gone."""
+LONGEST_KEY = 40
+
 
 def check_notes(notes: Notes, n_nodes: int) -> None:
-    """Raise GraphError when notes are about nodes that are not in the graph, or two supernodes have one id."""
+    """Raise GraphError when notes are about nodes that are not in the graph, two supernodes have one id, or more boxes
+    have places than there can be.
+    """
     check_nodes(n_nodes, list(_nodes_of(notes)))
+    if len(notes.positions) > n_nodes + MOST_BOXES or any(len(key) > LONGEST_KEY for key in notes.positions):
+        raise GraphError("these notes have places for more boxes than the graph can have; load the page again")
     names = [group.id for group in notes.supernodes]
     if len(set(names)) < len(names):
         raise GraphError("two supernodes have the same id; load the page again")
@@ -24,7 +32,8 @@ def _nodes_of(notes: Notes) -> Iterator[int]:
     for group in notes.supernodes:
         yield from group.nodes
     for key in notes.labels:
-        yield int(key) if key.isascii() and key.isdigit() and len(key) < 10 else -1
+        # One way to write each number, so that no node has two labels.
+        yield int(key) if key.isascii() and key.isdigit() and len(key) < 10 and str(int(key)) == key else -1
 
 
 def imported_notes(graph: Graph) -> Notes:

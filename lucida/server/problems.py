@@ -21,12 +21,6 @@ class Conflict(Refused):
     status = 409
 
 
-class TooLarge(Refused):
-    """More bytes than are taken."""
-
-    status = 413
-
-
 class TooMany(Refused):
     """The queue is full."""
 

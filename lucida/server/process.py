@@ -4,6 +4,7 @@ import asyncio
 import json
 import multiprocessing
 import queue
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -42,6 +43,8 @@ class ModelProcess:
 
     def start(self, hear: Hear) -> None:
         """Begin a new process; `hear` gets its messages on the running loop."""
+        # The thread that wrote to the one before waits for more.
+        self._outbox.put(None)
         # A fork would copy the server's sockets and threads into the child.
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -99,3 +102,17 @@ def _listen(process: Any, connection: Any, loop: asyncio.AbstractEventLoop, hear
         process.join()
         connection.close()
         tell({"is": "ended", "code": process.exitcode})
+
+
+def how_it_ended(code: int | None) -> str:
+    """Why a process ended, in words a reader can do something with."""
+    if code == -9:
+        return (
+            "out of memory: the system ended the model's process; close other programs, or take a shorter prompt or a "
+            "smaller model"
+        )
+    try:
+        reason = signal.Signals(-(code or 0)).name
+    except ValueError:
+        reason = f"exit code {code}"
+    return f"the model's process ended unexpectedly ({reason}); the terminal of lucida serve may say why"

@@ -5,11 +5,10 @@ Sec-Fetch-Site give it away; a name that it made point here (DNS rebinding) is n
 """
 
 import hmac
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -52,6 +51,10 @@ class Rules:
     hosts: tuple[str, ...]
     port: int
     upload_limit: int = UPLOAD_LIMIT
+    once: str = ""
+    """A second token, good for one use: that of the address a browser is started with, since whoever else works on
+    this machine can read what a program was started with.
+    """
 
     @property
     def cookie(self) -> str:
@@ -67,7 +70,7 @@ class Guard:
     """ASGI middleware that refuses what `Rules` do not allow, before anything else sees it."""
 
     def __init__(self, app: Application, rules: Rules) -> None:
-        self._app, self._rules = app, rules
+        self._app, self._rules, self._once = app, rules, rules.once
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -76,14 +79,16 @@ class Guard:
             return
         if scope["type"] != "http":
             return  # no web sockets
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        headers = _by_name(scope["headers"])
         names = [name for name, _ in scope["headers"]]
         is_double = names.count(b"host") > 1 or names.count(b"origin") > 1
         refusal = (400, "a request has one Host and one Origin") if is_double else self._refusal(scope, headers)
         answer = _with_headers(send)
         if refusal is not None:
             await _refuse(scope, answer, *refusal)
-        elif self._has_token_in_address(scope):
+        elif token := self._token_in_address(scope):
+            if not self._is_right(token):
+                self._once = ""
             await self._take_in(headers, answer)
         elif not self._is_known(headers):
             await _refuse(scope, answer, 401, NO_TOKEN)
@@ -101,7 +106,7 @@ class Guard:
             return 403, "a page of another origin asked for this"
         site = headers.get("sec-fetch-site", "none")
         is_page = not scope["path"].startswith("/api") and scope["method"] in SAFE
-        if site == "cross-site" and not self._has_token_in_address(scope):
+        if site == "cross-site" and not self._token_in_address(scope):
             return 403, "a page of another site asked for this; open the address that lucida serve printed"
         if site == "same-site" and not is_page:
             return 403, "a page of another port asked for this"
@@ -110,8 +115,7 @@ class Guard:
         return None
 
     def _is_right(self, token: str) -> bool:
-        # Bytes: compare_digest refuses texts that are not ASCII.
-        return hmac.compare_digest(token.encode("utf-8", "replace"), self._rules.token.encode())
+        return _is_same(token, self._rules.token)
 
     def _is_bearer(self, headers: dict[str, str]) -> bool:
         kind, _, token = headers.get("authorization", "").partition(" ")
@@ -120,17 +124,22 @@ class Guard:
     def _is_known(self, headers: dict[str, str]) -> bool:
         if self._is_bearer(headers):
             return True
-        try:
-            cookie = SimpleCookie(headers.get("cookie", "")).get(self._rules.cookie)
-        except CookieError:
-            return False
-        return cookie is not None and self._is_right(cookie.value)
+        # Other programs of this machine put cookies here too, some of a form that http.cookies gives up on.
+        pairs = [pair.partition("=") for pair in headers.get("cookie", "").split(";")]
+        return any(name.strip() == self._rules.cookie and self._is_right(value.strip()) for name, _, value in pairs)
 
-    def _has_token_in_address(self, scope: Scope) -> bool:
+    def _token_in_address(self, scope: Scope) -> str:
+        """The token that the address of the start page lets in with, or ""."""
         if scope["path"] != "/" or scope["method"] not in SAFE:
-            return False
-        given = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10).get("token", [])
-        return len(given) == 1 and self._is_right(given[0])
+            return ""
+        try:
+            given = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=10).get("token", [])
+        except ValueError:
+            return ""
+        if len(given) != 1:
+            return ""
+        is_right = self._is_right(given[0]) or (self._once != "" and _is_same(given[0], self._once))
+        return given[0] if is_right else ""
 
     # --- answers ----------------------------------------------------------------------------------
 
@@ -162,13 +171,16 @@ class Guard:
             return message
 
         async def watched(message: MutableMapping[str, Any]) -> None:
-            nonlocal has_begun
+            nonlocal has_begun, has_more
             if taken > limit and not has_begun:
                 return  # what the application makes of the broken body is not the answer
+            if not has_begun and has_more and scope["method"] in CHANGING:
+                has_more = False
+                await _drain(receive)
             has_begun = True
             await send(message)
 
-        if not declared.isdigit() or int(declared) > limit:
+        if not declared.isdecimal() or int(declared) > limit:
             is_over = True
         else:
             with suppress(_TooLarge):
@@ -178,6 +190,17 @@ class Guard:
             if has_more:
                 await _drain(receive)
             await _refuse(scope, send, 413, f"that is more than this server takes ({limit // 2**20} MiB)")
+
+
+def _is_same(token: str, secret: str) -> bool:
+    # Bytes: compare_digest refuses texts that are not ASCII.
+    return hmac.compare_digest(token.encode("utf-8", "replace"), secret.encode())
+
+
+def _by_name(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers as text, the last of a name; cookies may come in several, which are one list."""
+    texts = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers]
+    return {**dict(texts), "cookie": "; ".join(value for name, value in texts if name == "cookie")}
 
 
 NO_TOKEN = (

@@ -71,6 +71,8 @@ def _names(graph: Graph, groups: Sequence[Sequence[int]]) -> list[str]:
     return [
         label
         if labels.count(label) == 1
-        else f"{label} at {token}" + (f" (token {place + 1})" if both.count((label, token)) > 1 else "")
+        else f"{label}, token {place + 1}"
+        if both.count((label, token)) > 1
+        else f"{label} at {token}"
         for label, token, place in zip(labels, tokens, places, strict=True)
     ]

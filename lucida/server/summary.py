@@ -32,14 +32,27 @@ class Push:
     total: float
 
 
-def describe(graph: Graph) -> str:
+@dataclass(frozen=True)
+class Summary:
+    """A graph in sentences: `short` for two lines above it, `full` with the numbers behind them."""
+
+    short: str
+    full: str
+
+
+def describe(graph: Graph) -> Summary:
     """What the model says, which named features at which tokens raise it most, and how much is not explained."""
     logits = np.flatnonzero(graph.nodes.is_kind("logit"))
     if not len(logits):
-        return "This graph has no answer: nothing in it says what is explained."
+        text = "This graph has no answer: nothing in it says what is explained."
+        return Summary(text, text)
     # Of several answers the one with the most weight.
     answer = int(logits[int(np.argmax(target_weights(graph)[logits]))])
-    return " ".join([_opening(graph, answer, len(logits) - 1), _pushed(graph, answer), _unexplained(graph)])
+    opening, found, unexplained = _opening(graph, answer, len(logits) - 1), pushes(graph, answer), _unexplained(graph)
+    return Summary(
+        " ".join([opening, _pushed_shortly(graph, answer, found), _unexplained_shortly(graph)]),
+        " ".join([opening, _pushed(graph, answer, found), unexplained]),
+    )
 
 
 def pushes(graph: Graph, answer: int, count: int = NAMED) -> list[Push]:
@@ -127,22 +140,53 @@ def _top(graph: Graph) -> str:
         return ""
 
 
-def _pushed(graph: Graph, answer: int) -> str:
-    found = pushes(graph, answer)
+NOTHING_NAMED = "None of the features that raise it has a name that says something."
+
+
+def _pushed(graph: Graph, answer: int, found: Sequence[Push]) -> str:
     if not found:
-        return "None of the features that raise it has a name that says something."
+        return NOTHING_NAMED
     named = [_named(push, is_first=number == 0) for number, push in enumerate(found)]
-    first = graph.nodes.text[answer].split(" - ")[0] if np.isnan(graph.nodes.probability[answer]) else None
-    what = "it" if first is None else f"“{_cut(first)}”"
-    return f"The named features that push hardest for {what}: {'; '.join(named)}."
+    return f"The named features that push hardest for {_side(graph, answer)}: {'; '.join(named)}."
+
+
+def _pushed_shortly(graph: Graph, answer: int, found: Sequence[Push]) -> str:
+    """The same without numbers, but for the first one's share of what goes into the answer."""
+    if not found:
+        return NOTHING_NAMED
+    named = [f"{_label(push)} at {_quoted(push.token)}" for push in found]
+    share = found[0].direct / float(np.abs(_inputs(graph, answer)).sum())
+    named[0] += f" ({_percent(share)} of all that goes into it directly)"
+    return f"Named features push hardest for {_side(graph, answer)}: {_listed(named)}."
+
+
+def _side(graph: Graph, answer: int) -> str:
+    """What is raised: the answer, or of a difference the first of its two."""
+    if not np.isnan(graph.nodes.probability[answer]):
+        return "it"
+    return f"“{_cut(graph.nodes.text[answer].split(' - ')[0])}”"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
 def _named(push: Push, *, is_first: bool) -> str:
     """``the word “small” at “small” (+0.66 logits directly, +0.14 over all paths)``; later ones without the words."""
-    word = QUOTED.fullmatch(push.label)
-    label = f"the {word[1]} “{_cut(word[2])}”" if word else f"“{_cut(push.label)}”"
     units = (" logits directly", " over all paths") if is_first else ("", "")
-    return f"{label} at {_quoted(push.token)} ({push.direct:+.2f}{units[0]}, {push.total:+.2f}{units[1]})"
+    return f"{_label(push)} at {_quoted(push.token)} ({push.direct:+.2f}{units[0]}, {push.total:+.2f}{units[1]})"
+
+
+def _label(push: Push) -> str:
+    word = QUOTED.fullmatch(push.label)
+    return f"the {word[1]} “{_cut(word[2])}”" if word else f"“{_cut(push.label)}”"
+
+
+def _unexplained_shortly(graph: Graph) -> str:
+    share = max(0.0, graph.scores().error_share)
+    if share < 0.0005:
+        return "All of its influence is traced back to the prompt."
+    return f"Not explained: {_percent(share)} of the influence on it."
 
 
 def _unexplained(graph: Graph) -> str:

@@ -136,7 +136,7 @@ def in_one_line(error: Exception) -> str:
     if isinstance(error, LucidaError):
         return one_line(text)
     is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if is_memory or "can't allocate memory" in text:
+    if is_memory or "allocate memory" in text or "bad_alloc" in text:
         return OUT_OF_MEMORY
     if "No space left on device" in text:
         return "the disk is full: free some space and try again"

@@ -11,6 +11,7 @@ import re
 import secrets
 import shutil
 import threading
+import time
 from collections import OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from lucida.errors import GraphError, LucidaError
 from lucida.features.index import FeatureIndex
 from lucida.graph import Graph
 from lucida.graph.view import view
-from lucida.server.graph_file import read_foreign, read_header
+from lucida.server.graph_file import LONGEST_NAME, read_foreign, read_header, showing
 from lucida.server.graphs import detail, summary_of
 from lucida.server.messages import GraphSummary, Notes
 from lucida.server.notes import check_notes, imported_notes
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 GRAPH = ".graph.safetensors"
 NOTES = ".notes.json"
+OLD = 3600.0
+"""Seconds after which nobody writes any more to what is half-written."""
 MOST_GRAPHS = 50
 MOST_BYTES = 5_000_000_000
 MOST_LOADED = 4
@@ -102,7 +105,9 @@ class Workspace:
 
     def summary(self, name: str) -> GraphSummary:
         """A graph in one row of a list."""
-        return summary_of(name, self.header(name))
+        described = self.header(name)
+        with showing(self.file(name).name):
+            return summary_of(name, described)
 
     def summaries(self) -> list[GraphSummary]:
         """All graphs, newest first; those whose file cannot be read are left out, with a line in the log."""
@@ -135,7 +140,8 @@ class Workspace:
         with lock:
             if (known := entry.memo.get(key)) is not None:
                 return known
-            found = compute(entry.graph)
+            with showing(self.file(name).name):
+                found = compute(entry.graph)
             if len(entry.memo) >= MOST_COMPUTED:
                 entry.memo.clear()
             entry.memo[key] = found
@@ -187,24 +193,35 @@ class Workspace:
             read_foreign(path).save(own)
             path = own
         else:
-            read_header(path)
+            described = read_header(path)
+            with showing(path.name):
+                summary_of(name, described)
             self._in_place.add(name)
         with self._lock:
             self._files[name] = path
             self._loaded.pop(name, None)
         return name
 
-    def take(self, upload: Path) -> GraphSummary:
-        """Take a file that was sent: one of ours, or Neuronpedia or circuit-tracer JSON. Raises GraphError."""
+    def take(self, upload: Path, called: str = "") -> GraphSummary:
+        """Take a file that was sent: one of ours, or Neuronpedia or circuit-tracer JSON.
+
+        Raises GraphError, which names the file as its sender `called` it.
+        """
         name, path = self.new_file()
+        shown = one_line(called, LONGEST_NAME) or "this file"
         try:
             graph = read_foreign(upload)
         except GraphError as error:
             # Where it lies here for a moment is nobody's business.
-            raise GraphError(str(error).replace(str(upload), "this file").replace(upload.name, "this file")) from error
+            line = str(error).replace(str(upload), upload.name)
+            named = line if upload.name in line else f"{upload.name}: {line}"
+            raise GraphError(named.replace(upload.name, shown)) from error
         graph.save(path)
         try:
-            _check_shown(graph, summary_of(name, read_header(path)))
+            with showing(shown):
+                detail(graph, summary_of(name, read_header(path)), "")
+                view(graph).to_bytes()
+                imported_notes(graph)
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -283,27 +300,17 @@ class Workspace:
     # --- files on their way -----------------------------------------------------------------------
 
     def clear_scratch(self) -> None:
-        """Remove what an interrupted server left half-sent."""
-        for path in self.folder.glob(".incoming-*"):
-            shutil.rmtree(path, ignore_errors=True)
+        """Remove what a server or model that was killed left half-sent or half-written."""
+        for pattern in (".incoming-*", f".*{GRAPH}.*", f".*{NOTES}.*"):
+            for path in self.folder.glob(pattern):
+                # Another server may be at work in this folder.
+                if (_modified(path) or 0) < time.time() - OLD:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def names(self) -> list[str]:
         """The ids of all graphs."""
         with self._lock:
             return list(self._files)
-
-
-def _check_shown(graph: Graph, summary: GraphSummary) -> None:
-    """Raise GraphError unless a page can show the graph of a stranger: its numbers, its metadata, its notes."""
-    try:
-        detail(graph, summary, "")
-        view(graph).to_bytes()
-        imported_notes(graph)
-    except GraphError:
-        raise
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError) as error:
-        reason = one_line(error, 80)
-        raise GraphError(f"this graph's description is not one that can be shown ({reason}); trace again") from error
 
 
 def _modified(path: Path) -> float | None:

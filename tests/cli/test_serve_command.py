@@ -56,6 +56,17 @@ def test_what_is_not_there_is_refused_before_anything_is_served(tmp_path: Path) 
     assert "gone" in refused(serve("--port", "0", "--index", str(tmp_path / "gone")))
 
 
+def test_the_browser_is_started_with_an_address_for_one_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("lucida.cli.serve._run", lambda settings, _, address: seen.append((settings.rules, address)))
+    printed = CliRunner().invoke(app.main, ["serve", "--no-model", "--model", "stories15m", "--port", "0"]).output
+    ((rules, address),) = seen
+    assert address.endswith(f"?token={rules.once}")
+    assert f"?token={rules.token}" in printed
+    assert rules.once not in printed
+    assert len(rules.once) >= 32
+
+
 def test_it_prints_its_address_serves_and_ends_with_ctrl_c(tmp_path: Path) -> None:
     command = [sys.executable, "-c", RUN, "serve", "--no-model", "--port", "0", "--folder", str(tmp_path)]
     environment = {**os.environ, "DISPLAY": "", "WAYLAND_DISPLAY": ""}

@@ -12,7 +12,7 @@ from example_graphs import hand_made
 
 from lucida.errors import GraphError
 from lucida.graph import page as built
-from lucida.graph.html import export_html
+from lucida.graph.html import about, export_html
 from lucida.graph.view import view
 
 SCRIPT = 'const text = "</script><!--<SCRIPT>"\nexport default text'
@@ -43,6 +43,15 @@ def test_it_holds_the_view_and_the_notes(tmp_path):
     assert carried["about"]["summary"] == "It says large."
     assert carried["about"]["scores"]["replacement"] == hand_made().scores().replacement
     assert "MIT" in licences
+
+
+def test_it_says_which_weights_but_not_where_they_lay():
+    source = {"weights": "pip m==1", "folder": "/srv/somebody/m", "sha256": "0123456789abcdef"}
+    metadata = {"model": {"name": "m", "source": source}, "dictionary": "just a name"}
+    metadata |= {"provenance": {"created": "2026-11-21T21:04:39+00:00", "generator": "lucida 1"}}
+    said = about(replace(hand_made(), metadata=hand_made().metadata | metadata))
+    assert said["origins"] == {"model": "pip m==1, fingerprint 0123456789ab", "dictionary": ""}
+    assert (said["made"], said["generator"]) == ("2026-11-21T21:04:39+00:00", "lucida 1")
 
 
 def test_its_policy_allows_its_own_script_and_nothing_else(tmp_path):

@@ -49,3 +49,34 @@ def test_without_the_built_page_it_says_how_to_build(tmp_path):
     (tmp_path / "widget.js").unlink()
     with pytest.raises(GraphError, match="make page"):
         hand_made().show()
+
+
+def test_supernodes_get_what_they_lack_and_pin_their_nodes():
+    widget = hand_made().show()
+    widget.pinned = [0]
+    widget.supernodes = [{"nodes": [1, 0]}, {"id": "0", "name": "mine", "nodes": [2]}]
+    assert [(group["id"], group["nodes"]) for group in widget.supernodes] == [("1", [1, 0]), ("0", [2])]
+    assert [group["name"] for group in widget.supernodes] == ["say large", "mine"]
+    assert widget.pinned == [0, 1, 2]
+
+
+@pytest.mark.parametrize("groups", [[{"name": "none"}], [{"nodes": []}], [{"nodes": "12"}], [{"nodes": [99]}]])
+def test_a_supernode_without_nodes_of_the_graph_is_refused(groups):
+    widget = hand_made().show()
+    with pytest.raises(GraphError, match=r"a supernode needs nodes|node 99 is not in this graph"):
+        widget.supernodes = groups
+    assert widget.supernodes == []
+
+
+def test_labels_are_given_by_index():
+    widget = hand_made().show()
+    widget.labels = {1: "mine"}
+    assert widget.labels == {"1": "mine"}
+    with pytest.raises(GraphError, match="by its index"):
+        widget.labels = {"small": "mine"}
+    with pytest.raises(GraphError, match="node 99"):
+        widget.labels = {99: "mine"}
+
+
+def test_where_no_widget_is_drawn_a_line_says_what_it_is():
+    assert repr(hand_made().show()) == "<graph of 'smallis', 7 nodes; run the cell to see it>"

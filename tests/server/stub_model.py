@@ -3,9 +3,11 @@
 import os
 import signal
 import sys
+import tempfile
 import threading
 import time
 from multiprocessing.connection import Connection
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -21,6 +23,10 @@ def run(scope: Any, request: dict[str, Any], line: Line) -> dict[str, Any]:
             os.kill(os.getpid(), signal.SIGKILL)
         case "exit":
             os._exit(3)
+        case "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        case "numpy" | "torch" | "map" as kind:
+            ask_for_too_much(kind)
         case "bug":
             raise KeyError("inside")
         case "memory":
@@ -46,6 +52,26 @@ def run(scope: Any, request: dict[str, Any], line: Line) -> dict[str, Any]:
                 time.sleep(0.002)
             line.send({"heard": heard})
     return {"graph": "done"}
+
+
+def ask_for_too_much(kind: str) -> None:
+    """Ask for more memory than the limit of this process allows."""
+    import resource
+
+    import numpy as np
+    import torch
+
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (64 * 2**30, before[1]))
+    try:
+        if kind == "numpy":
+            np.empty(2**37)
+        elif kind == "torch":
+            torch.empty(2**37)
+        with tempfile.TemporaryDirectory() as folder:
+            torch.from_file(str(Path(folder) / "rows"), shared=True, size=2**35)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)
 
 
 def main(connection: Connection, settings: Any) -> None:

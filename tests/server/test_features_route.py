@@ -226,9 +226,24 @@ def test_a_table_that_takes_long_does_not_hold_the_page(client: TestClient, monk
     waiting = client.get("/api/features?query=dog").json()
     assert waiting["rows"] == []
     assert "25%" in waiting["missing"]
+    assert waiting["is_preparing"]
     go_on.set()
     monkeypatch.setattr(index_reading, "PATIENCE", 20.0)
-    assert client.get("/api/features?query=dog").json()["rows"]
+    found = client.get("/api/features?query=dog").json()
+    assert found["rows"]
+    assert not found["is_preparing"]
+
+
+def test_a_search_that_cannot_be_made_ready_is_not_asked_for_again(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(folder: Path, *, progress: Any) -> Any:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(index_reading, "build_search", broken)
+    found = client.get("/api/features?query=dog").json()
+    assert "no space left" in found["missing"]
+    assert not found["is_preparing"]
 
 
 def test_a_search_for_a_number_or_nothing(client: TestClient) -> None:

@@ -295,10 +295,52 @@ def test_a_corrupt_or_foreign_file_is_refused_and_keeps_what_is_there(served: Pa
         assert answer.status_code == 422, body[:60]
         assert "\n" not in answer.json()["error"]
         assert str(tmp_path) not in answer.json()["error"]
-        assert "upload" not in answer.json()["error"]
+        assert "incoming" not in answer.json()["error"]
     assert [one["id"] for one in served.client.get("/api/graphs").json()] == [name]
     assert sorted(path.name for path in served.workspace.folder.iterdir()) == [f"{name}.graph.safetensors"]
     assert served.workspace.file(name).read_bytes() == good
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("mine.json", "mine.json"), ("", "this file"), ("../../etc/<b>x</b>", "../../etc/<b>x</b>"),
+     ("two\nlines\ud800".encode("utf-8", "replace").decode(), "two lines?"), ("n" * 900, "n" * 79 + "…")],
+    ids=("plain", "none", "markup", "lines", "long"),
+)  # fmt: skip
+def test_a_refusal_names_the_file_as_its_sender_did(served: Page, name: str, said: str) -> None:
+    for body in (b"\x08" + b"\0" * 7 + b"{}      ", b'{"hello": 1}', b"nothing", b""):
+        answer = served.client.post("/api/graphs", params={"name": name}, content=body)
+        assert answer.status_code == 422
+        assert said in answer.json()["error"]
+        assert "\n" not in answer.json()["error"]
+    assert list(served.workspace.folder.iterdir()) == []
+    assert served.client.post("/api/graphs", params={"name": "n" * 1001}, content=b"x").status_code == 422
+
+
+STRANGE: dict[str, object] = {
+    "target_weights": [0.5, None, {}], "top_tokens": 7, "provenance": [1], "n_layers": "many", "model": [["x"]],
+    "dictionary": {"name": {}, "source": 5, "kind": []}, "measure": {"a": 1}, "pruning": "x", "neuronpedia": [3],
+    "budget": "none", "target": [], "minus": {},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", STRANGE)
+def test_a_file_with_a_strange_description_is_no_bug_of_ours(served: Page, tmp_path: Path, field: str) -> None:
+    """Whatever a file that is opened in place says of itself: an answer, or a line that names what is wrong."""
+    path = tmp_path / "strange.graph.safetensors"
+    graph = random_graph()
+    replace(graph, metadata=graph.metadata | {field: STRANGE[field]}).save(path)
+    good = put(served, random_graph())
+    name = served.workspace.open_file(path)
+    routes = ("", "/view", "/scores?nodes=0.8", "/nodes?query=", "/paths", "/groups", "/notes", *(
+        f"/export?format={form}" for form in ("neuronpedia", "html", "safetensors", "python")
+    ))  # fmt: skip
+    for route in routes:
+        answer = served.client.get(f"/api/graphs/{name}{route}")
+        assert answer.status_code in (200, 422), (route, answer.text)
+        if answer.status_code == 422:
+            assert "\n" not in answer.json()["error"]
+    assert good in [one["id"] for one in served.client.get("/api/graphs").json()]
 
 
 def test_a_file_opened_in_place_is_never_changed_or_deleted(tmp_path: Path) -> None:

@@ -137,7 +137,7 @@ def test_a_model_that_does_not_hear_is_killed_and_started_again(monkeypatch: pyt
     asyncio.run(play())
 
 
-@pytest.mark.parametrize(("code", "words"), [(-9, "out of memory"), (1, "exit code 1"), (-11, "exit code -11")])
+@pytest.mark.parametrize(("code", "words"), [(-9, "out of memory"), (1, "exit code 1"), (-11, "SIGSEGV")])
 def test_a_model_that_dies_fails_its_job_in_a_sentence_and_the_queue_goes_on(code: int, words: str) -> None:
     async def play() -> None:
         worker = FakeWorker()

@@ -48,6 +48,50 @@ def test_the_printed_address_sets_a_cookie_and_leaves_the_address_bar(served: Pa
     assert served.client.get(f"/api/state?token={TOKEN}").status_code == 401, "only the start page takes it"
 
 
+@pytest.mark.parametrize(
+    "cookies",
+    [
+        "bad[]=1; {ours}", "a b=c; {ours}", 'x="a; {ours}', "{{json}}; {ours}", "{name}=wrong; {ours}",
+        "{ours}; {name}=wrong", "=; ;{ours};",
+    ],
+)  # fmt: skip
+def test_cookies_of_other_programs_do_not_lock_out(served: Page, cookies: str) -> None:
+    """All ports of 127.0.0.1 share their cookies, and Python's parser gives up at the first that is no token."""
+    sent = cookies.format(ours=f"lucida-8765={TOKEN}", name="lucida-8765")
+    assert served.client.get("/api/state", headers={"cookie": sent}).status_code == 200
+    wrong = cookies.format(ours="lucida-8765=wrong", name="lucida-8765")
+    assert served.client.get("/api/state", headers={"cookie": wrong}).status_code == 401
+
+
+def test_cookies_may_come_in_several_headers(served: Page) -> None:
+    both = [("cookie", f"lucida-8765={TOKEN}"), ("cookie", "a=b")]
+    assert served.client.get("/api/state", headers=both).status_code == 200
+
+
+def test_the_address_that_a_browser_is_started_with_works_once(tmp_path: Path) -> None:
+    """Every user of a machine can read the arguments of its programs, a browser's among them."""
+    made = page_of(tmp_path / "page", once="for-one-use")
+    with made.client:
+        address = "/?token=for-one-use"
+        assert made.client.get(address, headers={"host": "evil.example"}).status_code == 403
+        assert made.client.get("/api/state", headers={"authorization": "Bearer for-one-use"}).status_code == 401
+        answer = made.client.get(address)
+        assert answer.status_code == 303
+        assert f"={TOKEN};" in answer.headers["set-cookie"]
+        assert made.client.get(address).status_code == 200, "a second load in the same browser has the cookie"
+        made.client.cookies.clear()
+        assert made.client.get(address).status_code == 401
+        assert made.client.get(f"/?token={TOKEN}").status_code == 303
+        assert made.client.get(f"/?token={TOKEN}").status_code == 303
+    with page_of(tmp_path / "page").client as client:
+        assert client.get("/?token=").status_code == 401, "without one, nothing is the one"
+
+
+def test_an_address_with_many_fields_is_refused_and_no_bug(served: Page) -> None:
+    fields = "&".join(f"a{i}=1" for i in range(30))
+    assert served.client.get(f"/?{fields}&token={TOKEN}").status_code == 401
+
+
 def test_a_link_on_another_site_opens_the_page_without_a_redirect(served: Page) -> None:
     """A strict cookie that is set on the way from another site is held back on a redirect: the page must follow it."""
     answer = served.client.get(f"/?token={TOKEN}", headers={"sec-fetch-site": "cross-site"})

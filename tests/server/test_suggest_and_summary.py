@@ -123,23 +123,39 @@ def test_pushes_raise_the_answer_the_strongest_first(graph: Graph) -> None:
 
 
 def test_a_summary_says_what_there_is(graph: Graph, bare: Graph) -> None:
-    said = describe(graph)
     best = int(np.argmax(graph.metadata["target_weights"]))
     logits = np.flatnonzero(graph.nodes.is_kind("logit"))
-    assert f"“{graph.nodes.text[int(logits[best])].strip()}”" in said
-    assert any(animal in said for animal in ANIMALS)
-    assert "\n" not in said
-    assert "None of the features" in describe(bare)
-    assert not any(animal in describe(bare) for animal in ANIMALS)
     scores = graph.scores()
+    for said, unnamed in ((describe(graph).short, describe(bare).short), (describe(graph).full, describe(bare).full)):
+        assert f"“{graph.nodes.text[int(logits[best])].strip()}”" in said
+        assert any(animal in said for animal in ANIMALS)
+        assert "\n" not in said
+        assert "None of the features" in unnamed
+        assert not any(animal in unnamed for animal in ANIMALS)
     if scores.error_share > 0.1:
-        assert f"{100 * (scores.error_share - scores.unexpanded):.0f} %, what the features miss" in said
+        error = scores.error_share - scores.unexpanded
+        assert f"{100 * error:.0f} %, what the features miss" in describe(graph).full
+        assert f"Not explained: {100 * scores.error_share:.0f} %" in describe(graph).short
+
+
+def test_the_short_summary_names_the_same_features_with_one_share(graph: Graph) -> None:
+    answer = int(np.flatnonzero(graph.nodes.is_kind("logit"))[int(np.argmax(graph.metadata["target_weights"]))])
+    said = describe(graph)
+    found = pushes(graph, answer)
+    row = np.abs(graph.edges[np.flatnonzero(graph.targets == answer)[0]]).sum()
+    assert said.short.count("goes into it directly)") == 1
+    share = 100 * found[0].direct / float(row)
+    assert f"({share:.0f} %" in said.short or f"({share:.1f} %" in said.short
+    for push in found:
+        assert push.token.strip() in said.short
+    assert "logits directly" not in said.short
+    assert said.short.split("; ")[0] == said.full.split("; ")[0]
 
 
 def test_a_difference_says_which_is_ahead() -> None:
     scope = tiny_page.scope_of(tiny_page.word_model())
     sides = [scope.trace(tiny_page.TOKENS, [pair]) for pair in ((7, 60), (60, 7))]
-    said = [describe(graph) for graph in sides]
+    said = [describe(graph).short for graph in sides]
     assert all("“w7”" in text and "“w60”" in text for text in said)
     ahead = ["“w7” is ahead" in text for text in said]
     assert ahead[0] == ahead[1]
@@ -151,17 +167,17 @@ def test_hostile_labels_and_tokens_stay_one_line_of_text(graph: Graph) -> None:
     hostile = "<script>alert(1)</script>\r\n\u2028" + "x" * 500
     nodes = replace(table, text=tuple([hostile] * len(table)), label=tuple([hostile] * len(table)))
     wild = replace(graph, nodes=nodes, metadata=graph.metadata | {"top_tokens": [{"text": None}]})
-    said = describe(wild)
-    assert "<script>" in said
-    assert len(said) < 1000
-    assert len(said.splitlines()) == 1
+    for said in (describe(wild).short, describe(wild).full):
+        assert "<script>" in said
+        assert len(said) < 1000
+        assert len(said.splitlines()) == 1
     assert all(len(group.name) <= 200 for group in groups(wild))
 
 
 def test_a_graph_without_answer_is_described_too(graph: Graph) -> None:
     kept = np.flatnonzero(~graph.nodes.is_kind("logit"))
     small = graph.subgraph(kept)
-    assert "no answer" in describe(small)
+    assert "no answer" in describe(small).short
 
 
 @pytest.mark.real
@@ -169,7 +185,7 @@ def test_paris_on_smollm() -> None:
     from lucida.microscope import Microscope
 
     graph = Microscope("smollm2-135m").trace("The capital of France is", max_nodes=1000)
-    said = describe(graph)
+    said = describe(graph).full
     assert said.startswith("The model goes on with “Paris”")
     assert "“say " in said
     names = [group.name for group in groups(graph)]

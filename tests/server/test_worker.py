@@ -60,15 +60,31 @@ def test_errors_become_sentences_and_the_process_lives_on(capfd: pytest.CaptureF
     assert "stub_model.py" in log
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not hold to RLIMIT_AS")
+def test_memory_that_the_system_refuses_is_said(capfd: pytest.CaptureFixture[str]) -> None:
+    """numpy, torch and the map of a file each say it in their own words, of which only numpy's is a MemoryError."""
+
+    async def script(jobs: Jobs) -> None:
+        for prompt in ("numpy", "torch", "map"):
+            record = await done(jobs, prompt)
+            assert record.status == "failed"
+            assert record.error.startswith("out of memory: take a shorter prompt"), prompt
+        assert (await done(jobs, "good")).status == "done", "the same process goes on"
+
+    play(script)
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_a_process_that_the_system_ends_is_told_and_started_again() -> None:
     async def script(jobs: Jobs) -> None:
-        waiting = [jobs.add("trace", prompt, {"prompt": prompt}).id for prompt in ("die", "exit", "good")]
+        waiting = [jobs.add("trace", prompt, {"prompt": prompt}).id for prompt in ("die", "exit", "crash", "good")]
         for name in waiting:
             async for _ in jobs.events(name):
                 pass
-        killed, left, good = [jobs.record(name) for name in waiting]
+        killed, left, crashed, good = [jobs.record(name) for name in waiting]
         assert "out of memory: the system ended" in killed.error
         assert "exit code 3" in left.error
+        assert "SIGSEGV" in crashed.error
         assert good.status == "done"
 
     play(script)

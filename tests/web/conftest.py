@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 from chromium import ARGUMENTS, Watch, find, missing
 from page_graphs import hostile_graph, small_graph
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
 from serving import Server, serving
 
 from lucida.graph.page import STATIC
+
+PATIENCE = 30_000
+"""Milliseconds that a page may take to show something, on two slow cores that others use too."""
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")
@@ -36,7 +40,7 @@ def watch() -> Watch:
 def context(browser: Browser) -> Iterator[BrowserContext]:
     """A browser without memory of other tests."""
     made = browser.new_context(viewport={"width": 1440, "height": 900}, reduced_motion="reduce", accept_downloads=True)
-    made.set_default_timeout(10_000)
+    made.set_default_timeout(PATIENCE)
     yield made
     made.close()
 
@@ -79,6 +83,13 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with serving("--model", "smollm2-135m", folder=folder / "workspace") as server:
         server.wait_for_model()
         yield server
+
+
+@pytest.fixture(scope="session")
+def graphs(lab: Server) -> tuple[str, str]:
+    """Two prompts that differ in one word, traced by the real model; their ids: of hot, of small."""
+    hot, small = (lab.traced(f'The opposite of "{word}" is "') for word in ("hot", "small"))
+    return hot, small
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,6 +56,31 @@ class Server:
             path = Path(folder) / "g.safetensors"
             graph.save(path)
             return self.ask("graphs", method="POST", body=path.read_bytes())["id"]
+
+    def traced(self, prompt: str, **options: Any) -> str:
+        """Trace a prompt, not deeply; the graph's id."""
+        job = self.ask("jobs/trace", method="POST", body={"prompt": prompt, "max_nodes": 256, **options})
+        job = self.finished(job["id"])
+        assert job["status"] == "done", job
+        return job["result"]["graph"]
+
+    def finished(self, job: str, seconds: float = 180) -> dict[str, Any]:
+        """A job when it has ended."""
+        end = time.monotonic() + seconds
+        while (now := self.ask(f"jobs/{job}"))["status"] in ("queued", "running"):
+            assert time.monotonic() < end, now
+            time.sleep(0.1)
+        return now
+
+    def wait_for_notes(
+        self, graph: str, is_so: Callable[[dict[str, Any]], bool], seconds: float = 30
+    ) -> dict[str, Any]:
+        """The notes of a graph once the page has saved what this asks for."""
+        end = time.monotonic() + seconds
+        while not is_so(notes := self.ask(f"graphs/{graph}/notes")):
+            assert time.monotonic() < end, notes
+            time.sleep(0.05)
+        return notes
 
     def open(self, page: Page, route: str = "#/") -> Page:
         """Open the page as the printed address does, at a route."""

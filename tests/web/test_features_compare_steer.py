@@ -15,20 +15,6 @@ LONG = 120_000
 """Milliseconds for what a model does on a slow machine."""
 
 
-@pytest.fixture(scope="module")
-def graphs(lab: Server) -> tuple[str, str]:
-    """Two traced prompts that differ in one word."""
-    return _traced(lab, 'The opposite of "hot" is "'), _traced(lab, 'The opposite of "small" is "')
-
-
-def _traced(server: Server, prompt: str) -> str:
-    job = server.ask("jobs/trace", method="POST", body={"prompt": prompt, "max_nodes": 300})["id"]
-    while (now := server.ask(f"jobs/{job}"))["status"] in ("queued", "running"):
-        pass
-    assert now["status"] == "done", now
-    return now["result"]["graph"]
-
-
 def card(page: Page) -> Locator:
     """The card of the chosen feature."""
     return page.get_by_role("complementary", name="The chosen feature")

@@ -91,6 +91,67 @@ def test_pins_go_both_ways_and_keep_their_history(draw: Callable[..., Page]) -> 
     expect(page.get_by_role("heading", name="mine")).to_be_visible()
 
 
+def test_a_change_of_two_traits_at_once_arrives_whole(draw: Callable[..., Page]) -> None:
+    groups = [{"id": "a", "name": "mine", "nodes": [4, 6]}]
+    page = draw(small_graph(), selected=4, pinned=[4, 6], supernodes=groups)
+    page.get_by_role("button", name="Unpin").click()
+    page.wait_for_function("JSON.stringify(model.get('pinned')) === '[6]'")
+    page.wait_for_timeout(100)
+    assert page.evaluate("model.get('supernodes')") == [{"id": "a", "name": "mine", "nodes": [6]}]
+    assert page.evaluate("model.get('pinned')") == [6]
+
+
+def test_the_picture_is_dark_when_the_notebook_is(draw: Callable[..., Page], page: Page) -> None:
+    def pixels() -> str:
+        page.wait_for_timeout(400)
+        return page.locator("canvas").first.evaluate("canvas => canvas.toDataURL()")
+
+    page.emulate_media(color_scheme="dark")
+    draw(small_graph(), selected=4)
+    dark = pixels()
+    page.emulate_media(color_scheme="light")
+    draw(small_graph(), selected=4)
+    assert pixels() != dark
+    page.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    assert pixels() == dark
+
+
+def test_keys_are_not_heard_by_the_notebook(draw: Callable[..., Page]) -> None:
+    page = draw(small_graph(), selected=4)
+    page.evaluate("window.heard = ''; document.addEventListener('keydown', (event) => (heard += event.key))")
+    page.get_by_role("application").focus()
+    page.keyboard.type("xdd")
+    page.get_by_role("searchbox").focus()
+    page.keyboard.type("small")
+    page.keyboard.press("Control+s")
+    assert page.evaluate("heard") == "Controls"
+
+
+def test_arrow_keys_move_in_lists(draw: Callable[..., Page]) -> None:
+    page = draw(small_graph(), selected=4)
+    buttons = page.get_by_role("region", name="Connections").get_by_role("button")
+    buttons.first.focus()
+    page.keyboard.press("ArrowDown")
+    expect(buttons.nth(1)).to_be_focused()
+    page.get_by_role("searchbox").fill("small")
+    page.keyboard.press("ArrowDown")
+    expect(page.get_by_role("list", name="Nodes found").get_by_role("button").first).to_be_focused()
+
+
+def test_the_wheel_scrolls_the_notebook_until_the_picture_is_clicked(draw: Callable[..., Page]) -> None:
+    page = draw(small_graph())
+    page.evaluate("document.body.style.height = '3000px'")
+    picture = page.get_by_role("application")
+    picture.hover()
+    page.mouse.wheel(0, 100)
+    page.wait_for_function("scrollY > 0")
+    page.evaluate("scrollTo(0, 0)")
+    picture.click(position={"x": 5, "y": 5})
+    page.mouse.wheel(0, 100)
+    page.wait_for_timeout(300)
+    assert page.evaluate("scrollY") == 0
+
+
 def test_it_leaves_nothing_behind(draw: Callable[..., Page]) -> None:
     page = draw(small_graph())
     page.evaluate("leave()")

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import type { Experiment, InterventionResult, TargetEffect } from '../src/api/schema'
 import { boxesOf } from '../src/circuit/diagram'
 import { boxEffects, differences, type Draft, obstacle, pythonOf, requestOf, SETTINGS, title } from '../src/circuit/experiment'
-import { agreementWords, fit, judge, judgeExperiment, mainEffect, sizeWords } from '../src/circuit/verdict'
+import { agreementWords, fit, judge, judgeExperiment, mainEffect, RULES, SIGNS, sizeWords } from '../src/circuit/verdict'
 import { badge, deed, short, signed, signedPercent, token } from '../src/circuit/words'
 import { viewOf } from './view-of'
 
@@ -18,17 +18,35 @@ const effect = (change: Partial<TargetEffect>): TargetEffect => ({
 })
 
 describe('the verdict', () => {
-  it('is confirmed for the predicted sign, three times the control and beyond its range', () => {
+  it('is confirmed for the predicted sign, three times the control and beyond its range, and a size like the prediction', () => {
     expect(judge(effect({})).verdict).toBe('confirmed')
-  })
-  it('is weak within the range of the controls, or below three times their mean', () => {
-    expect(judge(effect({ measured: -0.19 })).verdict).toBe('weak')
-    expect(judge(effect({ measured: -0.5, control: -0.2, control_low: -0.3 })).verdict).toBe('weak')
-    expect(judge(effect({ measured: 0.05 })).verdict).toBe('weak')
-  })
-  it('is contradicted by a large effect of the other sign, and only then', () => {
-    expect(judge(effect({ measured: 0.9 })).verdict).toBe('contradicted')
     expect(judge(effect({ measured: 0.9, predicted: 1 })).verdict).toBe('confirmed')
+  })
+  it('is of the direction only beyond three times and below a third of the prediction, the borders being confirmed', () => {
+    const controls = { control: 0.001, control_low: -0.002, control_high: 0.002 }
+    const of = (measured: number, predicted = -1) => judge(effect({ measured, predicted, ...controls }))
+    for (const measured of [-3, -1, -1 / 3]) expect(of(measured).verdict).toBe('confirmed')
+    for (const measured of [-3.001, -30, -0.333, -0.01]) expect(of(measured).verdict).toBe('direction only')
+    expect(of(-1.31, -0.146)).toMatchObject({ verdict: 'direction only', why: expect.stringContaining('9 times as much as predicted') })
+    expect(of(-0.1).why).toContain('10 times less than predicted')
+    expect(of(-0.9).why).not.toContain('times as much')
+  })
+  it('is weak within the range of the controls, or below three times their mean, whatever the size and the sign', () => {
+    expect(judge(effect({ measured: -0.19 })).verdict).toBe('weak')
+    expect(judge(effect({ measured: -0.2 })).verdict).toBe('weak')
+    expect(judge(effect({ measured: -0.21, predicted: -0.2 })).verdict).toBe('confirmed')
+    expect(judge(effect({ measured: -0.5, control: -0.2, control_low: -0.3 })).verdict).toBe('weak')
+    expect(judge(effect({ measured: -0.75, control: -0.25, control_low: -0.3 })).verdict).toBe('confirmed')
+    expect(judge(effect({ measured: 0.05 })).verdict).toBe('weak')
+    expect(judge(effect({ measured: -0.19, predicted: -0.001 })).verdict).toBe('weak')
+  })
+  it('is contradicted by a large effect of the other sign, of any size, and only then', () => {
+    for (const measured of [0.2, 0.9, 9]) expect(judge(effect({ measured })).verdict).toBe('contradicted')
+    expect(judge(effect({ measured: 0.1 })).verdict).toBe('weak')
+  })
+  it('has a sign of its own and a rule for every level', () => {
+    expect(new Set(Object.values(SIGNS)).size).toBe(5)
+    expect(Object.keys(RULES)).toEqual(Object.keys(SIGNS))
   })
   it('is not tested without prediction, without controls, or frozen', () => {
     expect(judge(effect({ predicted: null })).verdict).toBe('not tested')
@@ -37,7 +55,7 @@ describe('the verdict', () => {
     expect(judge(effect({}), 'frozen').verdict).toBe('not tested')
   })
   it('does not depend on the sign of everything', () => {
-    for (const measured of [-2, -0.3, -0.1, 0, 0.1, 0.3, 2]) {
+    for (const measured of [-4, -2, -0.3, -0.1, 0, 0.1, 0.3, 2, 4]) {
       const one = judge(effect({ measured }))
       const other = judge(effect({ measured: -measured, predicted: 1, control: 0.05, control_low: -0.1, control_high: 0.2 }))
       expect(other.verdict).toBe(one.verdict)
@@ -49,8 +67,8 @@ describe('the verdict', () => {
     expect(judgeExperiment({ request: { graph: 'x' }, result: { targets: [] as TargetEffect[] } as InterventionResult } as Experiment).verdict).toBe('not tested')
   })
   it('says how large an effect is beside its prediction, where they differ', () => {
-    expect(sizeWords({ predicted: -0.13, measured: -0.98 })).toBe('7.54 times what was predicted')
-    expect(sizeWords({ predicted: 2, measured: 0.5 })).toBe('25 % of what was predicted')
+    expect(sizeWords({ predicted: -0.13, measured: -0.98 })).toBe('7.5 times as much as predicted')
+    expect(sizeWords({ predicted: 2, measured: 0.5 })).toBe('4 times less than predicted')
     for (const measured of [1, -1, 0]) expect(sizeWords({ predicted: 1, measured })).toBe('')
     expect(sizeWords({ predicted: null, measured: 3 })).toBe('')
   })

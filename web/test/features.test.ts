@@ -6,9 +6,11 @@ import type { ComparedFeature, ComparedGraphs, FeatureCard, FeatureExample, Hist
 import { align } from '../src/features/align'
 import { Cards } from '../src/features/cards'
 import { keyOf, matching, nodesOf, suggest } from '../src/features/difference'
+import { strongestNamed } from '../src/features/nodes'
 import { drawn, percentile, percentileWords, place } from '../src/features/percentile'
 import { byLabel, centred, inline, shade, sharedWords, STRONGEST_SHADE, tabs } from '../src/features/spans'
-import { isPreparing, often, origin } from '../src/features/words'
+import { often, origin } from '../src/features/words'
+import { viewOf } from './view-of'
 
 const bars: HistogramBar[] = [
   { low: 1, high: 2, count: 60 },
@@ -82,13 +84,6 @@ describe('who named it', () => {
     expect(origin({ ...label, method: 'unclear' })).toContain('no simple rule')
     expect(origin({ ...label, author: 'qwen', score: null })).toBe('named by qwen (words)')
   })
-})
-
-test('only a list that is still being prepared is asked for again', () => {
-  const list = { rows: [], total: null, missing: 'words are being gathered, 5% so far; search again in a moment' }
-  expect(isPreparing(list)).toBe(true)
-  expect(isPreparing({ ...list, missing: "no feature goes with 'x'" })).toBe(false)
-  expect(isPreparing({ ...list, total: 0 })).toBe(false)
 })
 
 describe('examples', () => {
@@ -239,5 +234,18 @@ describe('what differs', () => {
   })
   test('nodes are named once', () => {
     expect(nodesOf([row(1, 1, 1, 0), row(1, 2, 1, 0)], 'nodes_a')).toEqual([1])
+  })
+})
+
+describe('the strongest features with a name', () => {
+  const view = viewOf(
+    [1, 5, 4, 3, 9, 8, 7].map((influence, row) => ({ kind: row === 4 ? 'error' : 'feature', layer: 1, position: 0, influence })),
+    [],
+  )
+  view.header.label = ['cat', 'dog', 'cat', '", "', 'error', 'the mark "."', 'unclear: a, b']
+  test('come by influence, those of one name at one token once, and nothing that says nothing', () => {
+    expect(strongestNamed(view, 8)).toEqual([{ row: 1, more: 0 }, { row: 2, more: 1 }])
+    expect(strongestNamed(view, 1)).toEqual([{ row: 1, more: 0 }])
+    expect(strongestNamed(view, 0)).toEqual([])
   })
 })

@@ -3,11 +3,12 @@ import { shareColour, type Palette } from '../src/graph/colours'
 import { INITIAL } from '../src/graph/core'
 import { asSvg } from '../src/graph/export'
 import { backgroundEdges, focusEdges, strongestFirst } from '../src/graph/filter'
+import { drawGroups, groupPattern, isClose, placeTags } from '../src/graph/groups'
 import { placeLabels } from '../src/graph/labels'
 import { layout } from '../src/graph/layout'
 import { screenX, screenY, type Focus, type Scene } from '../src/graph/scene'
 import { escaped, glyphPath, SvgPen } from '../src/graph/svg'
-import { nodeName, signedPercent, visible } from '../src/graph/words'
+import { nodeName, pictureName, signedPercent, visible } from '../src/graph/words'
 import { KINDS } from '../src/view/view'
 import { all, made } from './graph.case'
 
@@ -148,5 +149,74 @@ describe('words', () => {
     expect(signedPercent(-0.034)).toBe('−3.4 %')
     expect(signedPercent(-0.0004)).toBe('−0.04 %')
     expect(signedPercent(0)).toBe('0 %')
+  })
+})
+
+describe('groups in the picture', () => {
+  /** A scene with groups of these sizes, made of features in order. */
+  function grouped(sizes: number[]): Scene {
+    const drawn = scene()
+    const features = [...all(drawn.view)].filter((row) => drawn.view.kindOf(row) === 'feature').map((row) => drawn.view.id[row])
+    const supernodes = sizes.map((size, index) => ({ id: `${index}`, name: `group number ${index}`, nodes: features.splice(0, size) }))
+    return { ...drawn, state: { ...drawn.state, supernodes } }
+  }
+  const overlap = (a: number[], b: number[]) => a[0] < b[2] && b[0] < a[2] && a[1] < b[3] && b[1] < a[3]
+
+  it('have one name each, inside the plot, that covers no other and is tied to a member', () => {
+    const drawn = grouped([15, 12, 9, 3, 2, 1])
+    const tags = placeTags(drawn, 1)
+    expect(tags.map((tag) => tag.index)).toEqual([0, 1, 2, 3, 4, 5])
+    for (const tag of tags) {
+      const [left, top, right, bottom] = tag.box
+      expect(left >= 50 && top >= 30 && right <= 750 && bottom <= 430).toBe(true)
+      expect(tags.filter((other) => other !== tag && overlap(other.box, tag.box))).toEqual([])
+      const members = drawn.state.supernodes[tag.index].nodes.map((id) => drawn.view.row(id))
+      expect(members.map((row) => [screenX(drawn, row), screenY(drawn, row)])).toContainEqual(tag.nearest)
+    }
+    const others = placeLabels(drawn, all(drawn.view), {
+      area: drawn.plot, font: '', scale: 1, around: [], most: 99, taken: tags.map((tag) => tag.box),
+    })
+    expect(others.length).toBeGreaterThan(0)
+    for (const label of others.filter((one) => one.align === 'left')) {
+      const box = [label.x, label.y - 5, label.x + 6 * label.text.length, label.y + 5]
+      expect(tags.filter((tag) => overlap(tag.box, box))).toEqual([])
+    }
+  })
+
+  it('are strung together only when few and close, else each member has its ring alone', () => {
+    expect(isClose([[0, 0], [40, 30]])).toBe(true)
+    expect(isClose([[0, 0]])).toBe(false)
+    expect(isClose([[0, 0], [300, 0]])).toBe(false)
+    expect(isClose(Array.from({ length: 6 }, (_, at): [number, number] => [at, at]))).toBe(true)
+    expect(isClose(Array.from({ length: 7 }, (_, at): [number, number] => [at, at]))).toBe(false)
+    const drawn = grouped([15])
+    const pen = new SvgPen()
+    drawGroups(pen, drawn, 1)
+    const text = pen.document(700, 400, 't')
+    // A ring is two arcs; no straight line leads anywhere.
+    expect(text.match(/A/g)).toHaveLength(30)
+    expect(text).not.toMatch(/L\d/)
+  })
+
+  it('next to each other differ in pattern, not in colour alone', () => {
+    for (let index = 0; index < 8; index++) expect(groupPattern(index)).not.toEqual(groupPattern(index + 1))
+  })
+})
+
+describe('a name in the picture', () => {
+  const named = (label: string) => {
+    const view = made({ label })
+    return pictureName(view, [...all(view)].find((row) => view.kindOf(row) === 'feature')!)
+  }
+  it('is left out where it has no letter and no digit', () => {
+    for (const label of ['", "", \'\'', '—', 'the mark """', '...']) expect(named(label)).toBe('')
+    expect(named('short, -, small')).toBe('short, -, small')
+    expect(named('日本')).toBe('日本')
+    expect(named('the number "3"')).toBe('“3”')
+  })
+  it('of a word is the word, and one that the reader gave stands as it is', () => {
+    expect(named('the word "small"')).toBe('“small”')
+    const view = made({ label: '...' })
+    expect(pictureName(view, 0, new Map([[view.id[0], '!']]))).toBe('!')
   })
 })

@@ -1,6 +1,6 @@
 import { describe, expect, test } from 'vitest'
 import { ago, count, digits, percent, plural, seconds, signed, visible } from '../src/state/numbers'
-import { exactToken, explained, splitTarget } from '../src/state/target'
+import { askedOf, exactToken, explained, splitTarget } from '../src/state/target'
 
 test.each([
   [0, '0 %'], [1, '100 %'], [0.7132, '71 %'], [0.0412, '4.1 %'], [0.04, '4 %'], [0.0999, '10 %'], [0.00001, '< 0.01 %'], [0.00041, '0.04 %'], [0.000999, '0.1 %'], [-0.0005, '−0.05 %'],
@@ -74,5 +74,19 @@ describe('targets', () => {
   test('in words', () => {
     expect(explained({ target: '', minus: '' })).toMatch(/most probable/)
     expect(explained({ target: ' large', minus: ' big' })).toBe('why “large” rather than “big”')
+  })
+})
+
+describe('what a graph was asked', () => {
+  test('is one token, or one against another with the spaces of both', () => {
+    expect(askedOf([{ text: ' Paris', probability: 0.4 }])).toEqual({ target: ' Paris', minus: '' })
+    expect(askedOf([{ text: ' a - b', probability: 0.4 }])).toEqual({ target: ' a - b', minus: '' })
+    expect(askedOf([{ text: ' Austin -  Dallas', probability: null }])).toEqual({ target: ' Austin', minus: ' Dallas' })
+  })
+  test('is left to the default where there are several, none, or it cannot be told', () => {
+    const one = { text: ' a', probability: 0.4 }
+    for (const answers of [[], [one, one], [{ text: 'a - b - c', probability: null }]]) {
+      expect(askedOf(answers)).toEqual({ target: '', minus: '' })
+    }
   })
 })

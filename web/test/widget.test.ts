@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest'
 import { unpacked } from '../src/widget/file'
 import { find } from '../src/widget/find'
 import { isDark } from '../src/widget/theme'
-import { scoreFacts, titleOf } from '../src/widget/words'
+import { provenance, scoreFacts, strongest, titleOf } from '../src/widget/words'
 import type { GraphView, ViewHeader } from '../src/view/view'
 
 function body(attributes: { dataset?: Record<string, string>; className?: string; root?: string }): HTMLElement {
@@ -74,5 +74,26 @@ describe('what is said above', () => {
     const header = { prompt: '', tokens: ['a', ' b'] } as ViewHeader
     expect(titleOf(header, {})).toBe('a b')
     expect(titleOf(header, { title: 'T' })).toBe('T')
+  })
+})
+
+describe('where a graph comes from', () => {
+  const header = { model: 'm', dictionary: '', nodes: 10, edges: 20, nodes_in_graph: 3384, edges_in_graph: 40 } as ViewHeader
+
+  it('leaves out what is not known', () => {
+    expect(provenance(header, {}).map((fact) => fact.name)).toEqual(['Model', 'Whole graph', 'In here'])
+  })
+
+  it('says weights, day and program', () => {
+    const facts = provenance(header, { made: '2026-11-21T21:04:39+00:00', generator: 'lucida 1', origins: { model: 'pip m==1' } })
+    expect(facts[0].value).toBe('m (pip m==1)')
+    expect(facts[1]).toEqual({ name: 'Traced', value: '2026-11-21, with lucida 1' })
+    expect(facts[2].value).toBe('3,384 nodes, 40 edges')
+  })
+
+  it('begins with the features of most influence, whatever their sign', () => {
+    const kinds = ['feature', 'error', 'feature', 'feature']
+    const view = { n: 4, id: [1, 2, 3, 4], influence: [0.1, 0.9, -0.5, 0.2], kindOf: (row: number) => kinds[row] }
+    expect(strongest(view as unknown as GraphView, 2)).toEqual([3, 4])
   })
 })

@@ -17,6 +17,7 @@ from lucida.graph.pruning import prune_masks
 from lucida.graph.view import EDGE_SHARE, MOST_EDGES, MOST_NODES, NODE_SHARE, view
 from lucida.server import graphs
 from lucida.server.exports import FORMATS, ExportFormat, export
+from lucida.server.graph_file import showing
 from lucida.server.messages import (
     FoundNode,
     GraphDetail,
@@ -56,15 +57,18 @@ def list_graphs(workspace: Graphs) -> list[GraphSummary]:
 @router.post(
     "", openapi_extra={"requestBody": {"content": {"application/octet-stream": {"schema": {"type": "string"}}}}}
 )
-async def send_graph(request: Request, workspace: Graphs) -> GraphSummary:
-    """Take a graph file of ours, or Neuronpedia or circuit-tracer JSON."""
+async def send_graph(
+    request: Request, workspace: Graphs, name: Annotated[str, Query(max_length=1000)] = ""
+) -> GraphSummary:
+    """Take a graph file of ours, or Neuronpedia or circuit-tracer JSON. `name` is what a refusal calls the file."""
     folder = Path(tempfile.mkdtemp(prefix=".incoming-", dir=workspace.folder))
     try:
-        path = folder / "upload"
+        # A name of ours, which no text in the file holds; the sender's becomes no part of a path.
+        path = folder / folder.name.lstrip(".")
         with path.open("wb") as file:
             async for block in request.stream():
                 file.write(block)
-        return await run_in_threadpool(workspace.take, path)
+        return await run_in_threadpool(workspace.take, path, name)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -164,7 +168,8 @@ def export_graph(
     """
     folder = Path(tempfile.mkdtemp(prefix=".incoming-", dir=workspace.folder))
     try:
-        path = export(workspace, graph, format, folder, nodes=nodes, edges=edges)
+        with showing(workspace.file(graph).name):
+            path = export(workspace, graph, format, folder, nodes=nodes, edges=edges)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise

@@ -1,9 +1,9 @@
 // What an experiment says about the graph that predicted it, by rules that are stated and do not look at the outcome
 // to choose what they test.
 import type { Agreement, Experiment, InterventionRequest, InterventionResult, TargetEffect } from '../api/schema'
-import { number, percent } from './words'
+import { number } from './words'
 
-export type Verdict = 'confirmed' | 'weak' | 'contradicted' | 'not tested'
+export type Verdict = 'confirmed' | 'direction only' | 'weak' | 'contradicted' | 'not tested'
 
 export interface Judged {
   verdict: Verdict
@@ -13,12 +13,25 @@ export interface Judged {
 
 /** How many times the mean effect of random features an effect must have. */
 export const TIMES = 3
+/** How many times larger or smaller than predicted an effect may be and still be confirmed. */
+export const SIZE = 3
 
-export const RULE =
-  `Confirmed: the sign is as predicted, the effect is at least ${TIMES} times the mean effect of random features that ` +
-  'got the same change, and lies beyond the middle 80 % of their effects. Contradicted: as large, but of the other ' +
-  'sign. Weak: random features do about as much. Not tested: nothing was predicted, no controls, or a frozen run, ' +
-  'which agrees by construction.'
+/** A sign for each verdict, so that colour is never alone. */
+export const SIGNS: Record<Verdict, string> = {
+  confirmed: '✓', 'direction only': '◐', weak: '~', contradicted: '✗', 'not tested': '○',
+}
+
+/** What each verdict means, in the order in which they are explained. */
+export const RULES: Record<Verdict, string> = {
+  confirmed:
+    `the sign is as predicted; the effect is at least ${TIMES} times the mean effect of random features that got the ` +
+    `same change, and lies beyond the middle 80 % of their effects; and it is between 1/${SIZE} and ${SIZE} times what ` +
+    'was predicted',
+  'direction only': `sign and controls as for confirmed, but the size is off by more than ${SIZE} times`,
+  weak: 'random features do about as much',
+  contradicted: 'as far beyond the controls, but of the other sign',
+  'not tested': 'nothing was predicted, no controls were drawn, or a frozen run, which agrees by construction',
+}
 
 /** The verdict on one target. */
 export function judge(effect: TargetEffect, mode: InterventionRequest['mode'] = 'free'): Judged {
@@ -30,10 +43,19 @@ export function judge(effect: TargetEffect, mode: InterventionRequest['mode'] = 
   const isLarge = Math.abs(measured) >= TIMES * Math.abs(control) && (measured < low || measured > high)
   const than = `${number(Math.abs(measured))} logits measured, ${number(Math.abs(control))} by random features`
   if (!isLarge || measured === 0) return { verdict: 'weak', why: `not clearly more than chance: ${than}` }
-  const agrees = Math.sign(measured) === Math.sign(predicted)
-  return agrees
-    ? { verdict: 'confirmed', why: `the sign is as predicted, and it is far more than chance: ${than}` }
-    : { verdict: 'contradicted', why: `the effect is real but of the other sign: ${than}` }
+  if (Math.sign(measured) !== Math.sign(predicted)) {
+    return { verdict: 'contradicted', why: `the effect is real but of the other sign: ${than}` }
+  }
+  if (!isOfSize(predicted, measured)) {
+    const why = `the sign is as predicted and far more than chance, but the size is not: ${sizeWords(effect)}; ${than}`
+    return { verdict: 'direction only', why }
+  }
+  return { verdict: 'confirmed', why: `sign and size are as predicted, and it is far more than chance: ${than}` }
+}
+
+function isOfSize(predicted: number, measured: number): boolean {
+  const [expected, found] = [Math.abs(predicted), Math.abs(measured)]
+  return found * SIZE >= expected && found <= expected * SIZE
 }
 
 function not(why: string): Judged {
@@ -63,11 +85,12 @@ export function agreementWords(agreement: Agreement): string {
   return `${parts.join('; ')}.`
 }
 
-/** How large a measured effect of the predicted sign is beside the prediction; "" where it is about as large. */
+/** How many times more or less than predicted an effect of the predicted sign is; "" where it is about as large. */
 export function sizeWords(effect: Pick<TargetEffect, 'predicted' | 'measured'>): string {
   const ratio = effect.predicted ? effect.measured / effect.predicted : 0
   if (ratio <= 0 || (ratio > 0.67 && ratio < 1.5)) return ''
-  return ratio < 1 ? `${percent(ratio)} of what was predicted` : `${number(ratio)} times what was predicted`
+  const times = (value: number) => number(Number(value.toPrecision(2)))
+  return ratio > 1 ? `${times(ratio)} times as much as predicted` : `${times(1 / ratio)} times less than predicted`
 }
 
 /** How well predictions for single features fit, in one word; "" where too few changed. */

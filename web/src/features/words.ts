@@ -1,5 +1,5 @@
 // What the inspector says in words.
-import type { FeatureLabel, FeatureList } from '../api/schema'
+import type { FeatureLabel } from '../api/schema'
 import { count, percent } from '../state/numbers'
 import type { Kind } from '../view/view'
 
@@ -9,12 +9,7 @@ export function often(frequency: number): string {
   return frequency >= 0.01 ? `${(100 * frequency).toFixed(1)} % of tokens` : `1 in ${count(1 / frequency)} tokens`
 }
 
-/** Whether the server still gathers what a search needs, and should be asked again. */
-export function isPreparing(list: FeatureList): boolean {
-  return list.total === null && list.rows.length === 0 && list.missing.endsWith('in a moment')
-}
-
-/** Milliseconds after which it is asked again. */
+/** Milliseconds after which a list that the server still prepares is asked for again. */
 export const AGAIN = 1500
 
 /** Who named a feature, and how well the name holds where that was tested. `saved`: the graph's file has a name. */

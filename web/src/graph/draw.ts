@@ -5,7 +5,7 @@ import { drawBackgroundEdges, drawPath, drawSigned, drawSigns } from './edges'
 import { shareColour } from './colours'
 import type { GraphState } from './core'
 import { IS_HOLLOW, trace, type Pen } from './glyphs'
-import { drawGroupNames, drawGroups } from './groups'
+import { drawGroups, drawTags, placeTags, type Tag } from './groups'
 import { placeLabels, worthNaming, type Label } from './labels'
 import { contains, levelOnScreen, screenX, screenY, type Area, type Focus, type Scene } from './scene'
 import { glyphScale } from './zoom'
@@ -148,7 +148,8 @@ function plainColour(scene: Scene, kind: Kind): string {
 function nodeLabels(scene: Scene, area: Area, scale: number): Label[] {
   const font = `11px ${scene.palette.font}`
   const most = Math.round((area.width * area.height) / 22_000)
-  return placeLabels(scene, worthNaming(scene), { area, font, scale, around: scene.layout.rows, most })
+  const taken = placeTags(scene, scale).map((tag) => tag.box)
+  return placeLabels(scene, worthNaming(scene), { area, font, scale, around: scene.layout.rows, taken, most })
 }
 
 function drawLabels(pen: Pen, scene: Scene, labels: readonly Label[], colour: string, size: string): void {
@@ -190,8 +191,9 @@ export function drawFocus(pen: Pen, scene: Scene, focus: Focus | null, between: 
   for (const row of pinned) if (!grouped.has(view.id[row])) ring(pen, scene, row, scale, scene.palette.ink, 2, 0.6)
   drawRings(pen, scene, scale)
   if (focus?.isSelected) drawSigns(pen, scene, focus)
-  drawFocusLabels(pen, scene, focus, pinned, path, scale)
-  drawGroupNames(pen, scene, scale)
+  const tags = placeTags(scene, scale)
+  drawFocusLabels(pen, scene, focus, { pinned, path, tags }, scale)
+  drawTags(pen, scene, tags)
 }
 
 /** What the focus leaves aside fades: one sheet over all is quicker than every node again. */
@@ -265,8 +267,9 @@ function drawRings(pen: Pen, scene: Scene, scale: number): void {
 }
 
 function drawFocusLabels(
-  pen: Pen, scene: Scene, focus: Focus | null, pinned: number[], path: number[], scale: number,
+  pen: Pen, scene: Scene, focus: Focus | null, marked: { pinned: number[]; path: number[]; tags: Tag[] }, scale: number,
 ): void {
+  const { pinned, path, tags } = marked
   const { view, layout, plot, palette, state } = scene
   const grouped = new Set(state.supernodes.flatMap((group) => group.nodes))
   const single = pinned.filter((row) => !grouped.has(view.id[row]))
@@ -277,6 +280,6 @@ function drawFocusLabels(
   if (!rows.length) return
   const around = new Set([...rows, ...pinned, ...connected.slice(0, 40)])
   const font = `600 11.5px ${palette.font}`
-  const options = { area: plot, font, scale, around, most: 16, repeats: 99, letters: 28 }
+  const options = { area: plot, font, scale, around, taken: tags.map((tag) => tag.box), most: 16, repeats: 99, letters: 28 }
   drawLabels(pen, scene, placeLabels(scene, rows, options), palette.ink, '600 11.5px')
 }

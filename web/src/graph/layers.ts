@@ -2,7 +2,6 @@
 // and stretched to where the reader has gone meanwhile, until the new one is done.
 import type { Pen } from './glyphs'
 import type { Area, Scene } from './scene'
-import type { Camera } from './zoom'
 
 type Draw = (pen: Pen, scene: Scene, area: Area) => Generator<void>
 
@@ -95,9 +94,9 @@ export class Layer {
   }
 
   /** Put the bitmap where it belongs as seen through a camera; before there is one, as much as is drawn of the first. */
-  show(context: CanvasRenderingContext2D, plot: Area, camera: Camera): void {
-    if (this.shown) put(context, this.front.canvas, this.shown, this.area!, this.ratio, plot, camera)
-    else if (this.drawing) put(context, this.spare.canvas, this.drawing.scene, this.drawing.area, this.drawing.ratio, plot, camera)
+  show(context: CanvasRenderingContext2D, to: Place): void {
+    if (this.shown) put(context, this.front.canvas, { scene: this.shown, area: this.area!, ratio: this.ratio }, to)
+    else if (this.drawing) put(context, this.spare.canvas, this.drawing, to)
   }
 
   /** One opaque bitmap of two layers that were drawn from the same place: it is put down in a third of the time. */
@@ -124,11 +123,19 @@ export interface Joined {
   ratio: number
 }
 
-/** Put a bitmap of an area of a scene where it belongs as seen through a camera. */
+/** Where a bitmap is to stand: as the present scene has it. */
+type Place = Pick<Scene, 'plot' | 'camera' | 'layout'>
+
+/**
+ * Put a bitmap of an area of a scene where it belongs as seen through a camera. One of a layout of another size (a
+ * panel was folded) is stretched to the present one until it has been drawn anew.
+ */
 export function put(
-  context: CanvasRenderingContext2D, canvas: HTMLCanvasElement, from: Scene, area: Area, ratio: number, plot: Area, camera: Camera,
+  context: CanvasRenderingContext2D, canvas: HTMLCanvasElement,
+  { scene: from, area, ratio }: { scene: Scene; area: Area; ratio: number }, { plot, camera, layout }: Place,
 ): void {
-  const [sx, sy] = [camera.kx / from.camera.kx, camera.ky / from.camera.ky]
+  const sx = (camera.kx * layout.width) / (from.camera.kx * from.layout.width)
+  const sy = (camera.ky * layout.height) / (from.camera.ky * from.layout.height)
   const x = plot.left + (area.left - from.plot.left - from.camera.tx) * sx + camera.tx
   const y = plot.top + (area.top - from.plot.top - from.camera.ty) * sy + camera.ty
   // Only moved, it is put on whole pixels: nothing is to be mixed then.

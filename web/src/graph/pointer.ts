@@ -32,7 +32,8 @@ export class Pointers {
 
   constructor(private readonly canvas: HTMLCanvasElement, private readonly events: PointerEvents) {
     const on = (target: EventTarget, name: string, listen: (event: never) => void, passive = true) =>
-      target.addEventListener(name, listen as EventListener, { signal: this.off.signal, passive })
+      // On the window before all others: a notebook's widget keeps keys from what is around it.
+      target.addEventListener(name, listen as EventListener, { signal: this.off.signal, passive, capture: target === window })
     on(canvas, 'pointerdown', (event: PointerEvent) => this.press(event))
     on(canvas, 'pointermove', (event: PointerEvent) => this.move(event))
     on(canvas, 'pointerup', (event: PointerEvent) => this.release(event))

@@ -62,7 +62,7 @@ export class Stage {
     this.state = state
     const isOther = (...keys: (keyof GraphState)[]) => keys.some((key) => state[key] !== before[key])
     if (isOther('nodeShare', 'hiddenKinds', 'pinned', 'selected', 'path')) this.isStale.layout = true
-    if (isOther('labels', 'theme') || hidesNames(state) !== hidesNames(before)) this.isStale.nodes = true
+    if (isOther('labels', 'supernodes', 'theme') || hidesNames(state) !== hidesNames(before)) this.isStale.nodes = true
     if (isOther('edgeShare', 'backgroundEdges', 'theme')) this.isStale.back = true
   }
 
@@ -86,7 +86,8 @@ export class Stage {
   /** Whether anything is still to be drawn. */
   get isBusy(): boolean {
     const layers = Object.values(this.layers)
-    return this.isLayoutStale || Object.values(this.isStale).some(Boolean) || layers.some((layer) => layer.isDrawing || isAway(layer, this.scene))
+    const isDrawn = layers.every((layer) => !layer.isDrawing && !isAway(layer, this.scene))
+    return this.isLayoutStale || !isDrawn || Object.values(this.isStale).some(Boolean)
   }
 
   /** The scene with the state and colours of now. */
@@ -107,15 +108,15 @@ export class Stage {
 
   /** Put the layers on a canvas, as they would look from where the reader is now. */
   paint(context: CanvasRenderingContext2D): void {
-    const { plot, camera, palette } = this.scene!
+    const scene = this.scene!
     const { back, nodes } = this.layers
-    const joined = Layer.joined(back, nodes, palette.panel, this.joined)
+    const joined = Layer.joined(back, nodes, scene.palette.panel, this.joined)
     if (joined) {
       this.joined = joined
-      return put(context, joined.canvas, joined.above, joined.area, joined.ratio, plot, camera)
+      return put(context, joined.canvas, { ...joined, scene: joined.above }, scene)
     }
-    back.show(context, plot, camera)
-    nodes.show(context, plot, camera)
+    back.show(context, scene)
+    nodes.show(context, scene)
   }
 
   /** Finish the layout at once. True when another came into force. */
@@ -134,7 +135,8 @@ export class Stage {
     const size = { width: this.host.clientWidth, height: this.host.clientHeight }
     const rows = shownRows(view, state)
     const isSameSize = scene?.size.width === size.width && scene.size.height === size.height
-    if (scene && isSameSize && rows.length === scene.layout.rows.length && rows.every((row, at) => row === scene.layout.rows[at])) return
+    const before = scene?.layout.rows
+    if (isSameSize && rows.length === before?.length && rows.every((row, at) => row === before[at])) return
     const palette = readPalette(this.host, state.theme)
     const rough = layout(view, rows, { width: size.width - 64, height: size.height - 56 })
     const around = margins(view, rough, (size.width - 64) / rough.width, (text) => measure(text, tokenFont(palette.font)))
@@ -142,7 +144,8 @@ export class Stage {
     const plot = { left, top, width: Math.max(40, size.width - left - right), height: Math.max(40, size.height - top - bottom) }
     const placed = layout(view, rows, plot)
     const camera = this.stand({ layout: placed, plot })
-    this.next = { scene: { view, state, layout: placed, camera, plot, size, palette, edges: this.edges(placed.isShown), measure }, isSloped }
+    const edges = this.edges(placed.isShown)
+    this.next = { scene: { view, state, layout: placed, camera, plot, size, palette, edges, measure }, isSloped }
   }
 
   /** From where a layout is looked at. */

@@ -23,7 +23,8 @@ export function told(
   if (kind === 'feature') lines.push(`feature ${view.feature[row]} · activation ${number(view.activation[row])}`)
   if (kind === 'logit' && !Number.isNaN(view.probability[row])) lines.push(`probability ${percent(view.probability[row])}`)
   if (kind !== 'logit' && kind !== 'bias') lines.push(`${percent(Math.abs(view.influence[row]) / total)} of all influence`)
-  if (tie) lines.push(tie.isInput ? `gives ${signedPercent(tie.share)} of the inputs of ${tie.other}` : `${signedPercent(tie.share)} of its inputs come from ${tie.other}`)
+  const share = tie && signedPercent(tie.share)
+  if (tie) lines.push(tie.isInput ? `gives ${share} of the inputs of ${tie.other}` : `${share} of its inputs come from ${tie.other}`)
   return { title: nodeName(view, row, labels), lines }
 }
 

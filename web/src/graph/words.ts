@@ -13,6 +13,16 @@ export const KIND_WORDS: Record<Kind, string> = {
   logit: 'answer',
 }
 
+/** The same of several nodes. */
+export const KINDS_WORDS: Record<Kind, string> = {
+  feature: 'features',
+  error: 'errors',
+  embedding: 'tokens',
+  unexpanded: 'unexpanded',
+  bias: 'biases',
+  logit: 'answers',
+}
+
 export const KIND_MEANINGS: Record<Kind, string> = {
   feature: 'A direction the dictionary learned; active here.',
   error: 'What the dictionary does not explain at this layer and token.',
@@ -54,6 +64,21 @@ export function nodeName(view: GraphView, row: number, labels?: ReadonlyMap<numb
   if (kind === 'feature') return `L${view.layer[row]}/${view.feature[row]}`
   if (kind === 'error' || kind === 'unexpanded') return `${KIND_WORDS[kind]} L${view.layer[row]}`
   return view.text(row) ? visible(view.text(row)) : KIND_WORDS[kind]
+}
+
+/** Whether a text has a letter or a digit. */
+export function isReadable(text: string): boolean {
+  return /[\p{L}\p{N}]/u.test(text)
+}
+
+/** A node's name as the picture writes it: short, and "" where there is nothing to read, as in `", ''`. */
+export function pictureName(view: GraphView, row: number, labels?: ReadonlyMap<number, string>): string {
+  const own = labels?.get(view.id[row])
+  if (own) return own
+  const name = nodeName(view, row)
+  const word = /^the (?:word|token|mark|number) "(.+)"$/.exec(name)
+  const text = word ? `“${word[1]}”` : name
+  return isReadable(text) ? text : ''
 }
 
 /** Where a node stands: "layer 12 · token 5 “small”". */

@@ -13,6 +13,16 @@ export interface Opened {
   saving: Saving
 }
 
+/** What of an address is not in the graph, in words; "" when all of it is. */
+export function goneFrom(reading: Reading, query: Record<string, string>): string {
+  const { selected, pinned = [] } = readAddress(query)
+  const asked = new Set(selected === undefined ? pinned : [selected, ...pinned])
+  const gone = [...asked].filter((node) => node >= reading.view.header.nodes_in_graph)
+  if (gone.length === 0) return ''
+  const which = gone.length === 1 ? `node ${gone[0]}, which is` : `${gone.length} nodes that are`
+  return `The address names ${which} not in this graph. It may be of another trace; the rest is shown.`
+}
+
 let last: Opened | null = null
 
 /** Open a graph at an address. Rejects with an ApiError (404: there is no such graph). */

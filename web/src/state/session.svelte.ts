@@ -108,7 +108,7 @@ export class Session {
   /** Open a graph file. Returns its summary, or null (and says why). */
   async upload(file: File): Promise<GraphSummary | null> {
     return this.attempt(async () => {
-      const summary = await api.upload<GraphSummary>('graphs', file)
+      const summary = await api.upload<GraphSummary>(`graphs?${new URLSearchParams({ name: file.name.slice(-200) })}`, file)
       await this.readGraphs()
       return summary
     })

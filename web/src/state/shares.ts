@@ -1,16 +1,7 @@
 // What the sliders show of a view, as numbers. A node of share s is shown by a slider at s or beyond.
 import { defaultNodeShare, shownRows } from '../graph/filter'
-import type { GraphView, Kind } from '../view/view'
+import type { GraphView } from '../view/view'
 import type { Reading } from './reading.svelte'
-
-export const KIND_WORDS: Record<Kind, { one: string; many: string; what: string }> = {
-  feature: { one: 'feature', many: 'features', what: 'a direction that the dictionary found in an MLP; it stands for a concept' },
-  error: { one: 'error', many: 'errors', what: 'what an MLP wrote at one token and the features do not describe' },
-  embedding: { one: 'token', many: 'tokens', what: 'a token of the prompt' },
-  unexpanded: { one: 'unexpanded', many: 'unexpanded', what: 'a feature whose own inputs were not computed' },
-  bias: { one: 'bias', many: 'biases', what: 'constants of the model; they carry no influence of the prompt' },
-  logit: { one: 'answer', many: 'answers', what: 'a next token that is explained' },
-}
 
 /** How many nodes and edges of a view are shown, of how many in the whole graph, and what the hidden ones carry. */
 export interface Shown {

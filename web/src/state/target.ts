@@ -1,5 +1,5 @@
 // What a person types as the target of a trace, and the exact token that is meant.
-import type { TokenProbability } from '../api/schema'
+import type { Answer, TokenProbability } from '../api/schema'
 
 export interface Target {
   target: string
@@ -23,4 +23,13 @@ export function exactToken(typed: string, top: readonly TokenProbability[]): str
 export function explained({ target, minus }: Target): string {
   if (!target.trim()) return 'the most probable next tokens'
   return minus.trim() ? `why “${target.trim()}” rather than “${minus.trim()}”` : `the token “${target.trim()}”`
+}
+
+/** What a graph was asked to explain, as far as it tells: one token, or one against another. Several are the default. */
+export function askedOf(answers: readonly Pick<Answer, 'text' | 'probability'>[]): Target {
+  if (answers.length !== 1) return { target: '', minus: '' }
+  const [{ text, probability }] = answers
+  if (probability !== null) return { target: text, minus: '' }
+  const sides = text.split(' - ')
+  return sides.length === 2 ? { target: sides[0], minus: sides[1] } : { target: '', minus: '' }
 }

@@ -13,6 +13,9 @@ export interface About {
   answers?: { text: string; probability: number | null }[]
   scores?: { replacement: number; completeness: number; error_share: number; unexpanded: number }
   made?: string
+  generator?: string
+  /** Which weights: what they were loaded from, and their fingerprint. */
+  origins?: { model?: string; dictionary?: string }
   version?: string
 }
 

@@ -27,9 +27,10 @@ const EDITED = ['pinned', 'supernodes', 'labels'] as const
 /** Keep a reading and a model the same, whoever changes first. Returns what ends it. */
 export function follow(reading: Reading, model: NotebookModel): () => void {
   const takeSelected = () => reading.select(model.get('selected') ?? null)
+  let isSaying = false
   const takeEdited = () => {
-    // Our own changes come back as events: taking them would forget what can be undone.
-    if (EDITED.every((name) => isSame(model.get(name), reading[name]))) return
+    // Our own changes come back as events: taking them would forget what can be undone, or half of a change not yet said.
+    if (isSaying || EDITED.every((name) => isSame(model.get(name), reading[name]))) return
     const { pinned, supernodes, labels } = { pinned: model.get('pinned'), supernodes: model.get('supernodes'), labels: model.get('labels') }
     reading.take({ ...reading.notes(), pinned, supernodes, labels })
   }
@@ -38,8 +39,16 @@ export function follow(reading: Reading, model: NotebookModel): () => void {
   model.on('change:selected', takeSelected)
   for (const name of EDITED) model.on(`change:${name}`, takeEdited)
   const stop = $effect.root(() => {
-    $effect(() => say(model, 'selected', reading.selected))
-    for (const name of EDITED) $effect(() => say(model, name, reading[name]))
+    $effect(() => {
+      if (set(model, 'selected', reading.selected)) model.save_changes()
+    })
+    $effect(() => {
+      const { pinned, supernodes, labels } = reading
+      isSaying = true
+      const changed = [set(model, 'pinned', pinned), set(model, 'supernodes', supernodes), set(model, 'labels', labels)]
+      isSaying = false
+      if (changed.includes(true)) model.save_changes()
+    })
   })
   return () => {
     stop()
@@ -48,10 +57,10 @@ export function follow(reading: Reading, model: NotebookModel): () => void {
   }
 }
 
-function say<K extends keyof Traits>(model: NotebookModel, name: K, value: Traits[K]): void {
-  if (isSame(model.get(name), value)) return
+function set<K extends keyof Traits>(model: NotebookModel, name: K, value: Traits[K]): boolean {
+  if (isSame(model.get(name), value)) return false
   model.set(name, value)
-  model.save_changes()
+  return true
 }
 
 function isSame(a: unknown, b: unknown): boolean {

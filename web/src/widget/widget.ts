@@ -7,6 +7,7 @@ import base from '../style/base.css?inline'
 import tokens from '../style/tokens.css?inline'
 import { unpacked, type FileNotes } from './file'
 import Offline from './Offline.svelte'
+import { keepApart } from './guest'
 import { follow, type NotebookModel } from './notebook.svelte'
 import { followTheme } from './theme'
 
@@ -58,9 +59,11 @@ function show(host: HTMLElement, reading: Reading, { about, height }: Shown): ()
   place.style.height = `${height}px`
   root.append(styled(inRoot(tokens) + inRoot(base) + FRAME), place)
   const stopTheme = followTheme(inside)
+  const stopApart = keepApart(inside, place)
   const shell = mount(Offline, { target: place, props: { reading, about, root: inside } })
   return () => {
     stopTheme()
+    stopApart()
     void unmount(shell)
     inside.remove()
   }
