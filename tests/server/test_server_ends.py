@@ -45,13 +45,19 @@ def ask(port: str, path: str, body: dict[str, Any] | None = None) -> Any:
         return json.load(answer)
 
 
+def _heed_hangup() -> None:
+    """Tests that run under nohup would hand its deafness on to the server."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("how", "status"), [("SIGTERM", -signal.SIGTERM), ("SIGHUP", -signal.SIGTERM), ("SIGINT", 0), ("SIGKILL", -9)]
 )
 def test_no_model_computes_on_when_its_server_is_gone(how: str, status: int, tmp_path: Path) -> None:
     """A service manager, a closed terminal (which ends as in order), Ctrl-C, and a kill that leaves no time at all."""
     command = [sys.executable, str(STUB), str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, preexec_fn=_heed_hangup, **pipes) as server:
         assert server.stdout is not None
         assert server.stderr is not None
         port = server.stdout.readline().strip()
