@@ -1,5 +1,6 @@
 """Tiny random models of every family and tiny random dictionaries of every kind: most laws are tested on these."""
 
+from functools import cache
 from typing import Any
 
 import torch
@@ -82,3 +83,25 @@ def dictionary_of_kind(view: Any, kind: str) -> Any:
     samples = {layer: view.site(layer, reads_at)[1:] for layer in range(view.n_layers)}
     settings = {"l0": 4.0, "samples": samples, "seed": 3, "scale": 0.5, **DICTIONARY_KINDS[kind]}
     return random_dictionary(view.n_layers, view.model.d_model, 40, **settings)
+
+
+WORDS = [f"w{i}" for i in range(95)]
+
+
+@cache
+def word_model() -> Any:
+    """A tiny model with a tokenizer of words and a chat template."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from lucida.models.model import Model
+
+    vocabulary = {word: i for i, word in enumerate([*WORDS, "user:", "assistant:"])}
+    tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="w0"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+    wrapped.chat_template = (
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    return Model(build_hf("llama"), wrapped, name="tiny-words")

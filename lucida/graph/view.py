@@ -14,7 +14,7 @@ from safetensors.numpy import save
 from lucida.errors import GraphError
 from lucida.graph.graph import KINDS, Graph
 from lucida.graph.influence import carries_influence, measure_of, node_influence, normalised
-from lucida.graph.pruning import edge_scores, prune_masks
+from lucida.graph.pruning import edge_scores, rank_nodes
 
 VERSION = 1
 MOST_NODES = 5_000
@@ -74,8 +74,8 @@ def view(
     """
     if most_nodes < 1 or most_edges < 1:
         raise GraphError(f"a view of {most_nodes} nodes and {most_edges} edges shows nothing; ask for at least one")
-    masks = prune_masks(graph, node_share, 1.0)
-    kept = _strongest_nodes(graph, masks.cumulative, node_share, most_nodes)
+    everywhere = rank_nodes(graph, node_share).cumulative
+    kept = _strongest_nodes(graph, everywhere, node_share, most_nodes)
     part = graph.subgraph(kept)
     source, target, weight, share, cumulative, reached = _edges(graph, part, kept, edge_share, most_edges)
     table = part.nodes
@@ -88,9 +88,9 @@ def view(
         "activation": table.activation.astype(np.float32),
         "influence": table.influence.astype(np.float32),
         "probability": table.probability.astype(np.float32),
-        "cumulative": masks.cumulative[kept].astype(np.float32),
+        "cumulative": everywhere[kept].astype(np.float32),
     }
-    header = _header(graph, part, kept, reached, masks.cumulative, len(weight))
+    header = _header(graph, part, kept, reached, everywhere, len(weight))
     return View(kept.astype(np.int32), columns, source, target, weight, share, cumulative, header)
 
 

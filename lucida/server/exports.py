@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from lucida.atomic import replacing
-from lucida.errors import LucidaError
 from lucida.graph import Graph
-from lucida.graph.pruning import prune_masks
-from lucida.server.graphs import named
+from lucida.graph.html import export_html
+from lucida.graph.neuronpedia import write_neuronpedia
+from lucida.graph.pruning import prune_around
+from lucida.graph.view import name_of
 from lucida.server.messages import Notes
 from lucida.server.notes import interchange, labelled
+from lucida.server.script import view_script
 from lucida.server.workspace import Workspace
 
 ExportFormat = Literal["neuronpedia", "html", "safetensors", "python"]
@@ -41,8 +41,6 @@ def export(
     slug = slug_of(summary.title)
     path = folder / f"{slug}{SUFFIXES[form]}"
     if form == "python":
-        from lucida.server.script import view_script
-
         with replacing(path) as temporary:
             temporary.write_text(view_script(summary, notes), "utf-8")
         return path
@@ -50,44 +48,21 @@ def export(
     if form == "safetensors":
         _with_notes(graph, notes).save(path)
     elif form == "neuronpedia":
-        from lucida.graph.neuronpedia import write_neuronpedia
-
-        scan = re.sub(r"[^A-Za-z0-9_.-]+", "-", named(graph.metadata.get("model"))) or "unknown"
+        scan = re.sub(r"[^A-Za-z0-9_.-]+", "-", name_of(graph.metadata.get("model"))) or "unknown"
         given = interchange(graph, notes)
         kept = _without_notes(part_of(graph, notes, nodes, edges))
         write_neuronpedia(kept, path, slug=slug, scan=scan, pinned=given.pinned, supernodes=given.supernodes)
     else:
-        _write_html(graph, path, notes)
+        export_html(graph, path, notes=notes.model_dump())
     return path
 
 
 def part_of(graph: Graph, notes: Notes, nodes: float, edges: float) -> Graph:
-    """The pruned graph, and what is pinned or in a supernode where pruning would leave it out, with its edges."""
+    """The pruned graph, and what is pinned or in a supernode, however weak."""
     if nodes >= 1 and edges >= 1:
         return graph
-    pruned = graph.prune(nodes, edges)
     noted = [*notes.pinned, *(node for group in notes.supernodes for node in group.nodes)]
-    masks = prune_masks(graph, nodes, edges)
-    extra = np.zeros(len(graph.nodes), bool)
-    extra[noted] = True
-    extra &= ~masks.node_mask
-    if not extra.any():
-        return pruned
-    kept = np.flatnonzero(masks.node_mask | extra)
-    part = graph.subgraph(kept)
-    is_kept = masks.edge_mask | extra[None, :] | extra[graph.targets, None]
-    part.edges[~is_kept[np.ix_(np.isin(graph.targets, kept), kept)]] = 0
-    after = {"nodes": len(kept), "edges": int(np.count_nonzero(part.edges))}
-    record = {**pruned.metadata["pruning"], "after": after}
-    return replace(part, metadata={**pruned.metadata, "pruning": record})
-
-
-def _write_html(graph: Graph, path: Path, notes: Notes) -> None:
-    try:
-        from lucida.graph.html import export_html
-    except ImportError as error:
-        raise LucidaError("HTML export is not in this copy of Camera Lucida; export Neuronpedia JSON") from error
-    export_html(graph, path, notes=notes.model_dump())
+    return prune_around(graph, noted, nodes, edges)
 
 
 def _with_notes(graph: Graph, notes: Notes) -> Graph:

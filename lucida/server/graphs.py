@@ -11,7 +11,7 @@ from lucida.graph.graph import KINDS
 from lucida.graph.influence import measure_of, target_values
 from lucida.graph.paths import strongest_paths
 from lucida.graph.scores import Scores as GraphScores
-from lucida.graph.view import MOST_NODES
+from lucida.graph.view import MOST_NODES, name_of
 from lucida.server.messages import (
     Answer,
     FoundNode,
@@ -46,16 +46,11 @@ def summary_of(name: str, document: dict[str, Any]) -> GraphSummary:
         id=name,
         title=one_line(title, LONGEST_TITLE),
         answer=one_line(", ".join(answers[:3]) + (", …" if len(answers) > 3 else "")),
-        model=one_line(named(metadata.get("model"))),
-        dictionary=one_line(named(metadata.get("dictionary"))),
+        model=one_line(name_of(metadata.get("model"))),
+        dictionary=one_line(name_of(metadata.get("dictionary"))),
         n_nodes=len(document["text"]),
         made=one_line(made, 40),
     )
-
-
-def named(record: Any) -> str:
-    """The name in the record of a model or dictionary, which in foreign graphs is a text."""
-    return str((record.get("name") if isinstance(record, dict) else record) or "")
 
 
 def detail(graph: Graph, summary: GraphSummary, why_not: str) -> GraphDetail:
@@ -118,7 +113,7 @@ def _warnings(graph: Graph, scores: GraphScores) -> list[str]:
         found.append(
             f"{scores.error_share:.0%} of the influence is error: the features explain less than half of the answer"
         )
-    if named(graph.metadata.get("dictionary")) == "neurons":
+    if name_of(graph.metadata.get("dictionary")) == "neurons":
         found.append("these are the model's own neurons, which seldom mean one thing each")
     if "neuronpedia" in graph.metadata and not isinstance(graph.metadata.get("dictionary"), dict):
         found.append("this graph comes from another tool: its influences were computed anew from its edges")
@@ -138,7 +133,7 @@ def why_no_experiment(metadata: dict[str, Any], model: ModelState, fingerprint: 
     is_neurons = record.get("kind") == "neurons" or record.get("name") == "neurons"
     source = record.get("source") if isinstance(record.get("source"), dict) else {}
     theirs = "neurons" if is_neurons else str((source or {}).get("fingerprint") or "")
-    traced = named(metadata.get("model"))
+    traced = name_of(metadata.get("model"))
     if traced and traced != model.name:
         return f"this graph is of the model {one_line(traced)}, here is {model.name}: lucida serve --model {traced}"
     if not theirs:
@@ -159,7 +154,7 @@ def found_nodes(
     """The nodes of the whole graph that match `query`, most influential first.
 
     A query is part of a label (`labels` are a reader's own), a token's text or a kind, or a feature as layer/feature.
-    `cumulative` is that of `pruning.prune_masks`.
+    `cumulative` is that of `pruning.rank_nodes`.
     """
     table = graph.nodes
     always = table.is_kind("embedding", "logit", "bias")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from lucida.graph import Graph
-from lucida.graph.pruning import prune_masks
+from lucida.graph.pruning import rank_nodes
 from lucida.server.messages import LONGEST_NAME, GroupSuggestion
 from lucida.server.naming import says_something, words_in
 from lucida.server.problems import printable
@@ -25,7 +25,7 @@ def groups(graph: Graph) -> list[GroupSuggestion]:
     nothing ("fires everywhere", "unclear: ..."), are left out. A group is called what its strongest node is called.
     """
     table = graph.nodes
-    kept = np.flatnonzero(prune_masks(graph).node_mask & table.is_kind("feature"))
+    kept = np.flatnonzero(rank_nodes(graph).mask & table.is_kind("feature"))
     kept = [int(i) for i in kept[np.argsort(-table.influence[kept], kind="stable")] if says_something(table.label[i])]
     found = [members[:MOST_MEMBERS] for members in together(graph, kept) if len(members) > 1]
     found.sort(key=lambda members: -sum(float(table.influence[i]) for i in members))

@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from lucida.graph import Graph
 from lucida.graph.influence import levels, target_weights
-from lucida.graph.pruning import prune_masks
+from lucida.graph.pruning import rank_nodes
 from lucida.server.naming import QUOTED, says_something
 from lucida.server.suggest import together
 
@@ -63,7 +63,7 @@ def pushes(graph: Graph, answer: int, count: int = NAMED) -> list[Push]:
     """
     table = graph.nodes
     direct = _inputs(graph, answer)
-    kept = np.flatnonzero(prune_masks(graph).node_mask & table.is_kind("feature"))
+    kept = np.flatnonzero(rank_nodes(graph).mask & table.is_kind("feature"))
     kept = [int(i) for i in kept[np.argsort(-table.influence[kept], kind="stable")] if _is_telling(table.label[i])]
     groups = [
         members

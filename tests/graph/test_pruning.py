@@ -9,7 +9,7 @@ from interchange_graphs import random_graph
 
 from lucida.errors import GraphError
 from lucida.graph.influence import attributions, influence, target_values
-from lucida.graph.pruning import ALWAYS_KEPT, fold_into_errors, lowest_kept, prune_masks
+from lucida.graph.pruning import ALWAYS_KEPT, fold_into_errors, lowest_kept, prune_around, prune_masks
 from lucida.graph.scores import compute_scores
 
 seeds = st.integers(0, 10_000)
@@ -243,3 +243,25 @@ def test_unknown_rules_and_measures_are_refused():
         hand_made().prune(rule="guess")
     with pytest.raises(GraphError, match="measures are"):
         hand_made().prune(measure="guess")
+
+
+@given(seeds, shares, rules, st.data())
+@settings(max_examples=30, deadline=None)
+def test_nodes_to_keep_are_kept_with_their_edges_and_counted(seed, share, rule, data):
+    graph = linear_graph(seed)
+    features = np.flatnonzero(graph.nodes.is_kind("feature")).tolist()
+    keep = data.draw(st.lists(st.sampled_from(features), max_size=4, unique=True))
+    plain, more = graph.prune(share, 0.9, rule), prune_around(graph, keep, share, 0.9, rule)
+    wanted = prune_masks(graph, share, 0.9, rule).node_mask
+    wanted[keep] = True
+    kept = np.flatnonzero(wanted)
+    np.testing.assert_array_equal(more.nodes.feature, graph.nodes.feature[kept])
+    before, after = graph.dense().matrix[np.ix_(kept, kept)], more.dense().matrix
+    was_there = prune_masks(graph, share, 0.9, rule).node_mask
+    for place in np.flatnonzero(~was_there[kept]):
+        np.testing.assert_array_equal(after[place], before[place])
+        np.testing.assert_array_equal(after[:, place], before[:, place])
+    assert more.metadata["pruning"]["removed"] <= plain.metadata["pruning"]["removed"] + 1e-9
+    assert more.metadata["pruning"]["after"]["nodes"] == len(kept)
+    if was_there[keep].all():
+        np.testing.assert_array_equal(more.edges, plain.edges)

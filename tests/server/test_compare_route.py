@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_models
 import tiny_page
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -19,7 +20,7 @@ A, B = "a" * 12, "b" * 12
 @pytest.fixture(scope="module")
 def graphs() -> tuple[Graph, Graph, Graph]:
     """Two of as many tokens, and a shorter one."""
-    scope = tiny_page.scope_of(tiny_page.word_model())
+    scope = tiny_page.scope_of(tiny_models.word_model())
     found = [
         scope.trace(tokens, max_targets=3)
         for tokens in (tiny_page.TOKENS, tiny_page.OTHER_TOKENS, tiny_page.TOKENS[:4])

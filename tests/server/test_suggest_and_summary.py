@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny_models
 import tiny_page
 
 from lucida.graph import Graph
@@ -20,7 +21,7 @@ ANIMALS = ("dog", "cat", "cow", "hen")
 @pytest.fixture(scope="module", params=["plt", "clt", "neurons"])
 def bare(request: pytest.FixtureRequest) -> Graph:
     """A graph without labels."""
-    graph = tiny_page.graph_of(tiny_page.scope_of(tiny_page.word_model(), request.param))
+    graph = tiny_page.graph_of(tiny_page.scope_of(tiny_models.word_model(), request.param))
     return graph.with_labels(dict.fromkeys(range(len(graph.nodes)), ""))
 
 
@@ -153,7 +154,7 @@ def test_the_short_summary_names_the_same_features_with_one_share(graph: Graph) 
 
 
 def test_a_difference_says_which_is_ahead() -> None:
-    scope = tiny_page.scope_of(tiny_page.word_model())
+    scope = tiny_page.scope_of(tiny_models.word_model())
     sides = [scope.trace(tiny_page.TOKENS, [pair]) for pair in ((7, 60), (60, 7))]
     said = [describe(graph).short for graph in sides]
     assert all("“w7”" in text and "“w60”" in text for text in said)

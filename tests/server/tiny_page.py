@@ -4,7 +4,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tiny_models import build_hf, dictionary_of_kind
+from tiny_models import dictionary_of_kind
 
 from lucida.dictionaries import Dictionary
 from lucida.graph import Graph
@@ -17,7 +17,6 @@ from lucida.server.line import Cancelled, Line
 TOKENS = [5, 17, 3, 88, 41, 17]
 OTHER_TOKENS = [9, 30, 3, 61, 12, 17]
 ID, OTHER_ID = "0" * 12, "1" * 12
-WORDS = [f"w{i}" for i in range(95)]
 
 
 class StandIn(Line):
@@ -40,23 +39,6 @@ class StandIn(Line):
     def inbox(self) -> list[dict[str, Any]]:
         message = self.messages.pop(len(self.sent), None)
         return [] if message is None else [message]
-
-
-@cache
-def word_model() -> Model:
-    """A tiny model with a tokenizer of words and a chat template."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {word: i for i, word in enumerate([*WORDS, "user:", "assistant:"])}
-    tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    wrapped.chat_template = (
-        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
-        "{% if add_generation_prompt %}assistant: {% endif %}"
-    )
-    return Model(build_hf("llama"), wrapped, name="tiny-words")
 
 
 @cache

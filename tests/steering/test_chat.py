@@ -4,35 +4,17 @@ from typing import Any
 
 import pytest
 from test_generate import dictionary_for
-from tiny_models import build_hf
+from tiny_models import word_model
 
 from lucida.errors import InterventionError, PromptError
 from lucida.models.model import Model
 from lucida.steering import Dial, Features, Sampling, Steer
 from lucida.steering.chat import Conversation
 
-WORDS = [f"w{i}" for i in range(95)]
-
-
-def chat_model() -> Model:
-    """A tiny model with a tokenizer of words and a chat template."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {word: i for i, word in enumerate([*WORDS, "user:", "assistant:"])}
-    tokenizer = Tokenizer(models.WordLevel(vocab=vocabulary, unk_token="w0"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    wrapped.chat_template = (
-        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }} {% endfor %}"
-        "{% if add_generation_prompt %}assistant: {% endif %}"
-    )
-    return Model(build_hf("llama"), wrapped, name="tiny-chat")
-
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return chat_model()
+    return word_model()
 
 
 def talk(model: Model, steers: Any = ()) -> Conversation:

@@ -13,9 +13,9 @@ from fastapi.responses import FileResponse
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 
-from lucida.graph.pruning import prune_masks
+from lucida.graph.pruning import rank_nodes
 from lucida.graph.view import EDGE_SHARE, MOST_EDGES, MOST_NODES, NODE_SHARE, view
-from lucida.server import graphs
+from lucida.server import graphs, suggest
 from lucida.server.exports import FORMATS, ExportFormat, export
 from lucida.server.graph_file import showing
 from lucida.server.messages import (
@@ -122,7 +122,7 @@ def find_nodes(
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
 ) -> list[FoundNode]:
     """Nodes of the whole graph, and why one is not in view."""
-    cumulative = workspace.computed(graph, "cumulative", lambda whole: prune_masks(whole, 0.8, 1.0).cumulative)
+    cumulative = workspace.computed(graph, "cumulative", lambda whole: rank_nodes(whole).cumulative)
     labels = {int(node): label for node, label in workspace.notes(graph).labels.items()}
     settings = {"query": query, "node_share": node_share, "limit": limit}
     return graphs.found_nodes(workspace.graph(graph), cumulative, labels, **settings)
@@ -142,9 +142,7 @@ def get_paths(
 @router.get("/{graph}/groups")
 def get_groups(workspace: Graphs, graph: GraphName) -> list[GroupSuggestion]:
     """Supernodes that the server proposes."""
-    from lucida.server.suggest import groups
-
-    return workspace.computed(graph, "groups", groups)
+    return workspace.computed(graph, "groups", suggest.groups)
 
 
 @router.get("/{graph}/notes")

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_page import ID, OTHER_ID, OTHER_TOKENS, TOKENS, StandIn, features, graph_of, saved, scope_of, word_model
+from tiny_models import word_model
+from tiny_page import ID, OTHER_ID, OTHER_TOKENS, TOKENS, StandIn, features, graph_of, saved, scope_of
 
 import lucida
 from lucida.errors import InterventionError

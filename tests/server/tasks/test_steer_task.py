@@ -3,7 +3,8 @@
 from typing import Any
 
 import pytest
-from tiny_page import StandIn, scope_of, word_model
+from tiny_models import word_model
+from tiny_page import StandIn, scope_of
 
 from lucida.errors import PromptError
 from lucida.microscope import Microscope

@@ -1,7 +1,8 @@
 """The scan of a text, as the library makes it."""
 
 import pytest
-from tiny_page import StandIn, scope_of, word_model
+from tiny_models import word_model
+from tiny_page import StandIn, scope_of
 
 from lucida.errors import PromptError
 from lucida.microscope import Microscope
