@@ -98,6 +98,8 @@ def _settings(files: tuple[Path, ...], port: int, options: dict[str, Any]) -> "t
     from lucida.server.static import FOLDER
     from lucida.server.worker import ModelSettings
 
+    if not options["no_model"]:
+        _refuse_unknown(options["model"])
     workspace = open_workspace(options["folder"], options["model"], options["dictionaries"], options["index"])
     opened = [workspace.open_file(path) for path in files]
     names = ("model", "dictionaries", "index", "dtype", "device", "offline", "allow_unverified")
@@ -112,6 +114,14 @@ def _settings(files: tuple[Path, ...], port: int, options: dict[str, Any]) -> "t
     rules = Rules(token, _hosts(options["host"], port), port, once=once)
     static = options["static"] or FOLDER
     return Settings(workspace, rules, worker, model, static, options["model"]), opened[0] if opened else ""
+
+
+def _refuse_unknown(model: str) -> None:
+    """Say at once that nobody knows a model, not only on the page when its process has failed. Raises ModelError."""
+    from lucida.models.registry import find_entry
+
+    if "/" not in model and not Path(model).exists():
+        find_entry(model)
 
 
 def _hosts(host: str, port: int) -> tuple[str, ...]:

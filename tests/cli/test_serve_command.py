@@ -52,6 +52,8 @@ def test_what_is_not_there_is_refused_before_anything_is_served(tmp_path: Path) 
     assert "no graph file" in refused(serve("--port", "0", str(tmp_path / "gone.safetensors")))
     (tmp_path / "bad.json").write_text("{")
     assert "not JSON" in refused(serve("--port", "0", str(tmp_path / "bad.json")))
+    unknown = CliRunner().invoke(app.main, ["serve", "--no-browser", "--port", "0", "--model", "nothing"])
+    assert "no model is named" in refused(unknown)
     assert "no dictionary is named" in refused(serve("--port", "0", "--dictionaries", "nothing"))
     assert "gone" in refused(serve("--port", "0", "--index", str(tmp_path / "gone")))
 
